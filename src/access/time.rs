@@ -1,0 +1,106 @@
+//! A moment, to the millisecond. Where it comes from is not decided here: `clock` reads it, everybody else is handed it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Milliseconds since the Unix epoch, by the wall clock. Shown and parsed as RFC 3339.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// Clamped to the years 0000 to 9999, which are all that RFC 3339 can write; the last day is left out, since with an
+    /// offset it could be written as a year later.
+    pub const fn from_millis(millis: i64) -> Self {
+        const EARLIEST: i64 = -62_167_219_200_000;
+        const LATEST: i64 = 253_402_207_200_999;
+        if millis < EARLIEST {
+            Self(EARLIEST)
+        } else if millis > LATEST {
+            Self(LATEST)
+        } else {
+            Self(millis)
+        }
+    }
+
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Parses RFC 3339 with any offset; parts of a millisecond are cut off.
+    ///
+    /// # Errors
+    /// A sentence that says what would be right.
+    pub fn parse_rfc3339(text: &str) -> Result<Self, String> {
+        text.parse::<jiff::Timestamp>()
+            .map(|instant| Self::from_millis(instant.as_millisecond()))
+            .map_err(|_| format!("`{}` is not a time: write it like 2027-01-31T12:00:00Z", text.escape_debug()))
+    }
+
+    /// The moment `duration` later; the end of the year 9999 if that is past it.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self::from_millis(self.0.saturating_add(millis))
+    }
+
+    /// The moment `duration` earlier.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self::from_millis(self.0.saturating_sub(millis))
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(instant) => write!(f, "{instant}"),
+            // Cannot be: every constructor clamps to what RFC 3339 can write. A number is still better than a panic.
+            Err(_) => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl serde::Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_shown_in_utc_and_read_with_any_offset() {
+        let noon = Timestamp::parse_rfc3339("2026-11-22T14:00:00+02:00").unwrap();
+        assert_eq!(noon.to_string(), "2026-11-22T12:00:00Z");
+        assert_eq!(Timestamp::from_millis(noon.millis() + 5).to_string(), "2026-11-22T12:00:00.005Z");
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_with_an_example() {
+        for text in ["", "tomorrow", "2026-11-22", "2026-13-01T00:00:00Z"] {
+            assert!(Timestamp::parse_rfc3339(text).unwrap_err().contains("2027-01-31T12:00:00Z"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_can_still_be_written() {
+        assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-30T22:00:00.999Z");
+        assert_eq!(Timestamp::from_millis(i64::MIN).plus(Duration::MAX).to_string(), "9999-12-30T22:00:00.999Z");
+    }
+
+    #[test]
+    fn a_time_before_another_is_no_time_after_it() {
+        let early = Timestamp::from_millis(1_000);
+        let late = early.plus(Duration::from_secs(2));
+        assert_eq!(late.since(early), Duration::from_secs(2));
+        assert_eq!(early.since(late), Duration::ZERO);
+    }
+}

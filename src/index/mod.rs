@@ -1,0 +1,393 @@
+//! The keys in memory: from the digest of a secret to the record that the decision needs.
+//!
+//! One map, one truth. [`IndexWriter`] is the only one who changes it and is not `Clone`; readers are cheap clones and never
+//! wait for a store or for a batch of the writer. A full load is built aside and swapped in whole; single changes go in place,
+//! in the order of their revisions. Revoked keys stay as tombstones. A load that fails swaps nothing: the last good index stays
+//! in service and its age shows. Look-ups are by closure: neither a guard of the map nor a reference into it leaves this file.
+//!
+//! Deliberately absent: anything that waits. There is no store, no network, no clock and no `async` here.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+use crate::access::address::AddressRule;
+use crate::access::key::{Account, AccountId, Environment, KeyId, KeyRecord, Life, LifeState, Narrowing};
+use crate::access::permission::Permissions;
+use crate::access::secret::Digest;
+use crate::access::time::Timestamp;
+
+/// Many, so that the map's locks are held for one small part of it at a time: a part's growth, or its copying into a snapshot,
+/// must not be felt by requests.
+const SHARDS: usize = 512;
+
+/// An index without content, of which nobody is told yet that it may serve.
+pub fn new_index(max_staleness: Option<Duration>) -> (IndexWriter, IndexReader) {
+    let shared = Arc::new(Shared {
+        keys: ArcSwap::from_pointee(Keys::default()),
+        revision: AtomicU64::new(0),
+        heard_at: AtomicI64::new(NEVER_HEARD),
+        max_staleness: max_staleness.map_or(i64::MAX, |limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)),
+    });
+    (IndexWriter { shared: Arc::clone(&shared), accounts: Accounts::default() }, IndexReader { shared })
+}
+
+/// A key as a store or a snapshot holds it, with all that a decision needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IndexedKey {
+    pub digest: Digest,
+    pub id: KeyId,
+    pub account: AccountId,
+    pub environment: Environment,
+    pub state: LifeState,
+    pub expires_at: Option<Timestamp>,
+    pub permissions: Permissions,
+    pub addresses: AddressRule,
+}
+
+/// An account likewise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IndexedAccount {
+    pub id: AccountId,
+    pub suspended: bool,
+}
+
+/// What a single change leaves behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IndexChange {
+    Key(IndexedKey),
+    Account(IndexedAccount),
+}
+
+/// The read side. Cheap to clone.
+#[derive(Clone)]
+pub struct IndexReader {
+    shared: Arc<Shared>,
+}
+
+/// The write side: there is one.
+pub struct IndexWriter {
+    shared: Arc<Shared>,
+    accounts: Accounts,
+}
+
+/// A whole index being built aside.
+pub struct Load {
+    keys: Keys,
+    accounts: Accounts,
+}
+
+/// A change that is not the next one: the caller has to load anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("revision {found} came where {expected} was due")]
+pub struct OutOfOrder {
+    pub expected: u64,
+    pub found: u64,
+}
+
+type Keys = DashMap<Digest, KeyRecord, BuildHasherDefault<AlreadyUniform>>;
+type Accounts = HashMap<AccountId, Arc<Account>>;
+
+const NEVER_HEARD: i64 = i64::MIN;
+
+struct Shared {
+    keys: ArcSwap<Keys>,
+    revision: AtomicU64,
+    /// When the store last said what its newest revision is, in milliseconds since the Unix epoch.
+    heard_at: AtomicI64,
+    /// In milliseconds.
+    max_staleness: i64,
+}
+
+impl IndexReader {
+    /// Looks up a key and hands it to `ask`, while the map's part that holds it is locked for reading: `ask` must be short.
+    #[inline]
+    pub fn look_up<R>(&self, digest: &Digest, ask: impl FnOnce(Option<&KeyRecord>) -> R) -> R {
+        let keys = self.shared.keys.load();
+        let found = keys.get(digest);
+        ask(found.as_deref())
+    }
+
+    /// Whether decisions may be made: there is an index, and it was known to be current within `snapshot.max_staleness`.
+    #[inline]
+    pub fn may_serve(&self, now: Timestamp) -> bool {
+        let heard_at = self.shared.heard_at.load(Ordering::Acquire);
+        heard_at != NEVER_HEARD && now.millis().saturating_sub(heard_at) <= self.shared.max_staleness
+    }
+
+    /// Since when the index may be behind the store; None while there is no index.
+    pub fn heard_at(&self) -> Option<Timestamp> {
+        let heard_at = self.shared.heard_at.load(Ordering::Acquire);
+        (heard_at != NEVER_HEARD).then(|| Timestamp::from_millis(heard_at))
+    }
+
+    /// When the lease is over if the store is not heard from again; None for never, or while there is no index.
+    pub fn lease_ends(&self) -> Option<Timestamp> {
+        let limited = self.shared.max_staleness != i64::MAX;
+        self.heard_at().filter(|_| limited).map(|at| Timestamp::from_millis(at.millis().saturating_add(self.shared.max_staleness)))
+    }
+
+    /// The revision that is enforced.
+    pub fn revision(&self) -> u64 {
+        self.shared.revision.load(Ordering::Acquire)
+    }
+
+    /// The number of keys, tombstones included.
+    pub fn len(&self) -> usize {
+        self.shared.keys.load().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Shows each key once. Keys that change meanwhile are shown as they were or as they are; keys that are added meanwhile
+    /// may be missed: whoever needs one revision has to ask again for what changed. Holds one part of the map locked for
+    /// reading at a time.
+    pub fn for_each<E>(&self, mut show: impl FnMut(IndexedKey) -> Result<(), E>) -> Result<(), E> {
+        let keys = self.shared.keys.load_full();
+        keys.iter().try_for_each(|entry| show(indexed(*entry.key(), entry.value())))
+    }
+
+    /// One key in full.
+    pub fn key(&self, digest: &Digest) -> Option<IndexedKey> {
+        self.look_up(digest, |found| found.map(|record| indexed(*digest, record)))
+    }
+}
+
+impl IndexWriter {
+    pub fn reader(&self) -> IndexReader {
+        IndexReader { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Begins a whole index aside, with room for about `keys`.
+    pub fn load(keys: usize) -> Load {
+        let map = Keys::with_capacity_and_hasher_and_shard_amount(keys, BuildHasherDefault::default(), SHARDS);
+        Load { keys: map, accounts: Accounts::default() }
+    }
+
+    /// Puts a whole index into service.
+    pub fn swap(&mut self, load: Load, revision: u64, heard_at: Timestamp) {
+        self.accounts = load.accounts;
+        self.shared.keys.store(Arc::new(load.keys));
+        self.shared.revision.store(revision, Ordering::Release);
+        // Last: with it the index may serve.
+        self.shared.heard_at.store(heard_at.millis(), Ordering::Release);
+    }
+
+    /// Puts the change of the next revision into service. The next decision sees it.
+    ///
+    /// # Errors
+    /// Any other revision; nothing is changed then.
+    pub fn apply(&mut self, revision: u64, change: IndexChange) -> Result<(), OutOfOrder> {
+        let expected = self.shared.revision.load(Ordering::Acquire) + 1;
+        if revision != expected {
+            return Err(OutOfOrder { expected, found: revision });
+        }
+        match change {
+            IndexChange::Key(key) => insert(&self.shared.keys.load(), &mut self.accounts, key),
+            IndexChange::Account(account) => set_account(&mut self.accounts, account),
+        }
+        self.shared.revision.store(revision, Ordering::Release);
+        Ok(())
+    }
+
+    /// The store said what its newest revision is, and it is the one in service.
+    pub fn heard(&self, at: Timestamp) {
+        self.shared.heard_at.store(at.millis(), Ordering::Release);
+    }
+
+    /// All accounts that the index knows of.
+    pub fn accounts(&self) -> impl ExactSizeIterator<Item = IndexedAccount> {
+        self.accounts.values().map(|account| IndexedAccount { id: account.id, suspended: account.is_suspended() })
+    }
+}
+
+impl Load {
+    pub fn key(&mut self, key: IndexedKey) {
+        insert(&self.keys, &mut self.accounts, key);
+    }
+
+    pub fn account(&mut self, account: IndexedAccount) {
+        set_account(&mut self.accounts, account);
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+fn insert(keys: &Keys, accounts: &mut Accounts, key: IndexedKey) {
+    // An account that is not known yet is not suspended: had it been, its own change would have come first.
+    let account = accounts.entry(key.account).or_insert_with(|| Arc::new(Account::new(key.account, false)));
+    let record = KeyRecord {
+        id: key.id,
+        account: Arc::clone(account),
+        life: Life::new(key.environment, key.state, key.expires_at),
+        narrowing: Narrowing::of(key.permissions, key.addresses),
+    };
+    keys.insert(key.digest, record);
+}
+
+fn set_account(accounts: &mut Accounts, account: IndexedAccount) {
+    accounts.entry(account.id).or_insert_with(|| Arc::new(Account::new(account.id, account.suspended))).set_suspended(account.suspended);
+}
+
+fn indexed(digest: Digest, record: &KeyRecord) -> IndexedKey {
+    let narrowing = record.narrowing.as_deref();
+    IndexedKey {
+        digest,
+        id: record.id,
+        account: record.account.id,
+        environment: record.life.environment(),
+        state: record.life.state(),
+        expires_at: record.life.expires_at(),
+        permissions: narrowing.map_or(Permissions::Full, |narrowing| narrowing.permissions.clone()),
+        addresses: narrowing.map_or(AddressRule::Anywhere, |narrowing| narrowing.addresses.clone()),
+    }
+}
+
+impl fmt::Debug for IndexReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexReader").field("keys", &self.len()).field("revision", &self.revision()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IndexWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexWriter").field("reader", &self.reader()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").field("keys", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Hands on the eight bytes that [`Digest`] hashes itself to: BLAKE3 spread them evenly already, and only digests of keys
+/// that the platform made or imported are ever inserted, so nobody chooses them to collide.
+#[derive(Default, Clone, Copy)]
+struct AlreadyUniform(u64);
+
+impl Hasher for AlreadyUniform {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not used by `Digest`; correct, if slow, for anything else.
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8, state: LifeState) -> IndexedKey {
+        IndexedKey {
+            digest: Digest::of(&[number]),
+            id: KeyId::from_bytes([number; 16]),
+            account: AccountId::from_bytes([7; 16]),
+            environment: Environment::Sandbox,
+            state,
+            expires_at: None,
+            permissions: Permissions::Full,
+            addresses: AddressRule::Anywhere,
+        }
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn an_index_serves_nobody_before_its_first_load_and_after_its_lease() {
+        let (mut writer, reader) = new_index(Some(Duration::from_millis(50)));
+        assert!(!reader.may_serve(at(0)));
+        writer.swap(IndexWriter::load(0), 3, at(100));
+        assert!(reader.may_serve(at(150)));
+        assert!(!reader.may_serve(at(151)));
+        writer.heard(at(151));
+        assert!(reader.may_serve(at(201)));
+        assert_eq!(reader.lease_ends(), Some(at(201)));
+    }
+
+    #[test]
+    fn without_a_limit_the_lease_never_ends() {
+        let (mut writer, reader) = new_index(None);
+        writer.swap(IndexWriter::load(0), 0, at(0));
+        assert!(reader.may_serve(at(i64::MAX)));
+        assert_eq!(reader.lease_ends(), None);
+    }
+
+    #[test]
+    fn changes_go_in_one_by_one_and_in_order_only() {
+        let (mut writer, reader) = new_index(None);
+        let mut load = IndexWriter::load(1);
+        load.key(key(1, LifeState::Active));
+        writer.swap(load, 5, at(0));
+        assert_eq!(writer.apply(7, IndexChange::Key(key(1, LifeState::Revoked))), Err(OutOfOrder { expected: 6, found: 7 }));
+        assert_eq!(reader.key(&Digest::of(&[1])).unwrap().state, LifeState::Active);
+        writer.apply(6, IndexChange::Key(key(1, LifeState::Revoked))).unwrap();
+        assert_eq!(reader.key(&Digest::of(&[1])), Some(key(1, LifeState::Revoked)));
+        assert_eq!((reader.revision(), reader.len()), (6, 1));
+    }
+
+    #[test]
+    fn suspending_an_account_is_seen_through_each_of_its_keys() {
+        let (mut writer, reader) = new_index(None);
+        let mut load = IndexWriter::load(2);
+        load.key(key(1, LifeState::Active));
+        writer.swap(load, 0, at(0));
+        writer.apply(1, IndexChange::Account(IndexedAccount { id: AccountId::from_bytes([7; 16]), suspended: true })).unwrap();
+        writer.apply(2, IndexChange::Key(key(2, LifeState::Active))).unwrap();
+        for number in [1, 2] {
+            assert!(reader.look_up(&Digest::of(&[number]), |found| found.unwrap().account.is_suspended()));
+        }
+    }
+
+    #[test]
+    fn a_swap_replaces_everything() {
+        let (mut writer, reader) = new_index(None);
+        let mut load = IndexWriter::load(1);
+        load.key(key(1, LifeState::Active));
+        writer.swap(load, 0, at(0));
+        let mut load = IndexWriter::load(1);
+        load.key(key(2, LifeState::Active));
+        load.account(IndexedAccount { id: AccountId::from_bytes([7; 16]), suspended: true });
+        writer.swap(load, 9, at(1));
+        assert_eq!(reader.key(&Digest::of(&[1])), None);
+        assert!(reader.look_up(&Digest::of(&[2]), |found| found.unwrap().account.is_suspended()));
+        assert_eq!(writer.accounts().len(), 1);
+    }
+
+    #[test]
+    fn every_key_is_shown_once() {
+        let (mut writer, reader) = new_index(None);
+        let mut load = IndexWriter::load(100);
+        (0..100).for_each(|number| load.key(key(number, LifeState::Active)));
+        writer.swap(load, 0, at(0));
+        let mut shown = Vec::new();
+        reader.for_each(|key| Ok::<_, ()>(shown.push(key.id))).unwrap();
+        shown.sort();
+        assert_eq!(shown, (0..100).map(|number| KeyId::from_bytes([number; 16])).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,4 @@
+//! The gateway as a library; `main` is the binary over it.
+
+pub mod access;
+pub mod index;
