@@ -1,4 +1,5 @@
 //! The gateway as a library; `main` is the binary over it.
 
 pub mod access;
+pub mod config;
 pub mod index;

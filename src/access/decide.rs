@@ -11,16 +11,16 @@ use super::time::Timestamp;
 
 /// What a request asks, as far as the rules for its key are concerned.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct Ask<'h, 'r> {
     /// The environment of the Host.
     pub environment: Environment,
     /// Where requests for that Host go: its place in the configured list of upstreams.
     pub upstream: usize,
     pub client: ClientAddress,
-    pub method: &'a str,
+    pub method: &'h str,
     /// The path as it was sent, checked by [`super::path::check`].
-    pub path: &'a str,
-    pub routes: &'a RouteTable,
+    pub path: &'h str,
+    pub routes: &'r RouteTable,
     pub now: Timestamp,
 }
 
@@ -62,12 +62,12 @@ impl Permit {
 
 /// Why not, and what of it may be told to whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal<'a> {
+pub struct Refusal<'r> {
     pub denial: Denial,
     /// Whose key it was, where one was found: for logs.
     pub holder: Option<Holder>,
     /// The permission that the key lacks, where a route names one.
-    pub needed: Option<&'a PermissionName>,
+    pub needed: Option<&'r PermissionName>,
 }
 
 impl From<Denial> for Refusal<'_> {
@@ -103,7 +103,7 @@ impl Witness for () {
 ///
 /// # Errors
 /// The refusal, for rows 6 to 11 of the decision table.
-pub fn decide<'a>(ask: &Ask<'a>, key: Option<&KeyRecord>, witness: &mut impl Witness) -> Result<Permit, Refusal<'a>> {
+pub fn decide<'r>(ask: &Ask<'_, 'r>, key: Option<&KeyRecord>, witness: &mut impl Witness) -> Result<Permit, Refusal<'r>> {
     let Some(key) = key else { return Err(Denial::InvalidApiKey.into()) };
     witness.met(Rule::Known);
 

@@ -1,4 +1,4 @@
-//! Names of keys and accounts: 16 bytes, of which the first six are the moment of making, so that they sort by age, and ten
+//! Names of keys, accounts and nodes: 16 bytes, of which the first six are the moment of making, so that they sort by age, and ten
 //! are random. Written as a prefix and 26 characters of Crockford's base 32 in lower case: five bits a character keep the
 //! writing of one, which happens on every forwarded request, to a few shifts.
 
@@ -102,6 +102,11 @@ id!(
     /// The name of an account: `acct_…`.
     AccountId,
     "acct_"
+);
+id!(
+    /// The name of one running node, made new at each of its starts: `node_…`.
+    NodeId,
+    "node_"
 );
 
 fn assemble(made: Timestamp, random: [u8; 10]) -> [u8; 16] {

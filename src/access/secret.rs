@@ -208,23 +208,30 @@ pub fn is_well_formed(text: &[u8]) -> bool {
 }
 
 /// The text with everything that looks like a secret cut down to its hint: for whatever people or clients wrote and a log or
-/// an error repeats.
+/// an error repeats. A secret is taken to reach to the next white space, quote, bracket or separator; hints stay as they are.
 pub fn hide_secrets(text: &str) -> Cow<'_, str> {
-    let mut shown = Cow::Borrowed("");
+    let mut shown = String::new();
     let mut rest = text;
     while let Some((start, environment)) = first_prefix(rest) {
         let (before, from) = rest.split_at(start);
-        let end = from.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(from.len());
+        let end = from.find(ends_secret).unwrap_or(from.len());
         let (secret, behind) = from.split_at(end);
-        shown.to_mut().push_str(before);
-        shown.to_mut().push_str(Hint::of(environment, secret.as_bytes()).as_str());
+        shown.push_str(before);
+        match Hint::parse(secret) {
+            Ok(hint) => shown.push_str(hint.as_str()),
+            Err(_) => shown.push_str(Hint::of(environment, secret.as_bytes()).as_str()),
+        }
         rest = behind;
     }
     if shown.is_empty() {
-        return Cow::Borrowed(rest);
+        return Cow::Borrowed(text);
     }
-    shown.to_mut().push_str(rest);
-    shown
+    shown.push_str(rest);
+    Cow::Owned(shown)
+}
+
+fn ends_secret(character: char) -> bool {
+    character.is_whitespace() || character.is_control() || "\"'`<>(){}[],:;/?&#\\".contains(character)
 }
 
 fn first_prefix(text: &str) -> Option<(usize, Environment)> {
@@ -330,6 +337,8 @@ mod tests {
         assert_eq!(hide_secrets(&text), format!("a {} b/{}?c", one.hint(), two.hint()));
         assert!(matches!(hide_secrets("nothing here"), Cow::Borrowed("nothing here")));
         assert_eq!(hide_secrets("sk_live_"), "sk_live_…");
+        assert_eq!(hide_secrets("`sk_live_…wxyz`"), "`sk_live_…wxyz`");
+        assert_eq!(hide_secrets("sk_test_abc-def.ghi+jkl=mno~pqr: no"), "sk_test_…?pqr: no");
     }
 
     #[test]
