@@ -1,5 +1,7 @@
 //! The gateway as a library; `main` is the binary over it.
 
 pub mod access;
+pub mod clock;
 pub mod config;
 pub mod index;
+pub mod telemetry;
