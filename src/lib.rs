@@ -3,5 +3,6 @@
 pub mod access;
 pub mod clock;
 pub mod config;
+pub mod gate;
 pub mod index;
 pub mod telemetry;
