@@ -5,4 +5,5 @@ pub mod clock;
 pub mod config;
 pub mod gate;
 pub mod index;
+pub mod store;
 pub mod telemetry;

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn life_gives_back_what_it_was_made_of() {
-        let ends = [None, Some(0), Some(1), Some(1_790_000_000_123), Some(253_402_300_799_999)];
+        let ends = [None, Some(0), Some(1), Some(1_790_000_000_123), Some(253_402_207_199_999)];
         for environment in Environment::ALL {
             for state in [LifeState::Active, LifeState::Paused, LifeState::Revoked] {
                 for end in ends.map(|end| end.map(Timestamp::from_millis)) {

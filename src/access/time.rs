@@ -12,7 +12,7 @@ impl Timestamp {
     /// offset it could be written as a year later.
     pub const fn from_millis(millis: i64) -> Self {
         const EARLIEST: i64 = -62_167_219_200_000;
-        const LATEST: i64 = 253_402_207_200_999;
+        const LATEST: i64 = 253_402_207_199_999;
         if millis < EARLIEST {
             Self(EARLIEST)
         } else if millis > LATEST {
@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn the_ends_of_time_can_still_be_written() {
-        assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-30T22:00:00.999Z");
-        assert_eq!(Timestamp::from_millis(i64::MIN).plus(Duration::MAX).to_string(), "9999-12-30T22:00:00.999Z");
+        assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-30T21:59:59.999Z");
+        assert_eq!(Timestamp::from_millis(i64::MIN).plus(Duration::MAX).to_string(), "9999-12-30T21:59:59.999Z");
     }
 
     #[test]
