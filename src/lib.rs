@@ -6,4 +6,5 @@ pub mod config;
 pub mod gate;
 pub mod index;
 pub mod store;
+pub mod sync;
 pub mod telemetry;
