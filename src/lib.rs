@@ -3,8 +3,11 @@
 pub mod access;
 pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod gate;
 pub mod index;
+pub mod proxy;
 pub mod store;
 pub mod sync;
 pub mod telemetry;
+pub mod tls;

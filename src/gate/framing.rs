@@ -4,6 +4,7 @@
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderName};
 use hyper::{HeaderMap, Method};
 
+use super::reply::is_grpc;
 use super::{Head, host};
 use crate::access::denial::Denial;
 use crate::access::path;
@@ -107,7 +108,9 @@ fn check_length(headers: &HeaderMap, limits: &HeadLimits) -> Result<(), Violatio
     let digits = field.as_bytes();
     let length = field.to_str().ok().filter(|_| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
     let length = length.and_then(|digits| digits.parse::<u64>().ok()).ok_or(bad("The Content-Length is not a number."))?;
-    if limits.body_bytes.is_some_and(|limit| length > limit) { Err(over(Denial::BodyTooLarge)) } else { Ok(()) }
+    // Calls of gRPC may be open for ever; their bytes are not counted.
+    let too_long = limits.body_bytes.is_some_and(|limit| length > limit) && !is_grpc(headers);
+    if too_long { Err(over(Denial::BodyTooLarge)) } else { Ok(()) }
 }
 
 fn exceeds(size: usize, limit: Option<u64>) -> bool {
