@@ -49,14 +49,14 @@ pub struct Bound {
     sync: Sync,
     answers: Health,
     reload: Reload,
-    access_log: Arc<AccessLogControl>,
+    log_control: AccessLogControl,
 }
 
 /// What can be read anew while a node runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reload {
     certificates: Vec<ListenerCertificates>,
-    access_log: Arc<AccessLogControl>,
+    access_log: AccessLog,
     metrics: Metrics,
     clock: Clock,
 }
@@ -85,7 +85,6 @@ pub async fn bind(config: Config, clock: Clock, random: Random) -> Result<Bound>
     let metrics = Metrics::new(clock.clone());
     let name = node_name(&config.node.name);
     let (access_log, log_control) = AccessLog::start(&config.log.access, &name, &metrics, clock.clone())?;
-    let access_log_control = Arc::new(log_control);
 
     let mut listeners = Vec::new();
     for listener in &config.listeners {
@@ -106,7 +105,7 @@ pub async fn bind(config: Config, clock: Clock, random: Random) -> Result<Bound>
     let sync = sync::start(settings, writer, &clock, &random, &metrics).context("draw the id of this node")?;
 
     let certificates: Vec<_> = listeners.iter().filter_map(|listener| listener.tls.clone()).collect();
-    let reload = Reload { certificates, access_log: Arc::clone(&access_log_control), metrics: metrics.clone(), clock: clock.clone() };
+    let reload = Reload { certificates, access_log: access_log.clone(), metrics: metrics.clone(), clock: clock.clone() };
     metrics.set_certificates(reload.certificates.iter().flat_map(ListenerCertificates::expiries).collect());
 
     let addresses = listeners.iter().map(|listener| listener.address).collect();
@@ -133,7 +132,7 @@ pub async fn bind(config: Config, clock: Clock, random: Random) -> Result<Bound>
         answers: Health { index, sync: sync.state(), metrics, clock },
         sync,
         reload,
-        access_log: access_log_control,
+        log_control,
     })
 }
 
@@ -175,10 +174,7 @@ impl Bound {
         for pages in std::iter::once(admin).chain(health) {
             pages.abort();
         }
-        drop(self.reload);
-        if let Some(log) = Arc::into_inner(self.access_log) {
-            tokio::task::spawn_blocking(move || log.close(LAST_LINES)).await.context("close the access log")?;
-        }
+        tokio::task::spawn_blocking(move || self.log_control.close(LAST_LINES)).await.context("close the access log")?;
         ended
     }
 }

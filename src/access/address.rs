@@ -141,11 +141,14 @@ impl AddressRule {
     }
 }
 
+/// First and last addresses.
+pub type Ranges<A> = [(A, A)];
+
 /// Addresses as sorted ranges that do not touch; asked by binary search.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AddressSet {
-    v4: Box<[(Ipv4Addr, Ipv4Addr)]>,
-    v6: Box<[(Ipv6Addr, Ipv6Addr)]>,
+    v4: Box<Ranges<Ipv4Addr>>,
+    v6: Box<Ranges<Ipv6Addr>>,
 }
 
 impl AddressSet {
@@ -177,7 +180,7 @@ impl AddressSet {
     }
 
     /// The ranges of each family, first and last address.
-    pub fn ranges(&self) -> (&[(Ipv4Addr, Ipv4Addr)], &[(Ipv6Addr, Ipv6Addr)]) {
+    pub fn ranges(&self) -> (&Ranges<Ipv4Addr>, &Ranges<Ipv6Addr>) {
         (&self.v4, &self.v6)
     }
 

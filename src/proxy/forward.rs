@@ -49,40 +49,37 @@ impl Forwarding {
     /// Makes the request for the upstream.
     ///
     /// # Errors
-    /// The denial and the exchange again, if there is no such request.
+    /// What the client is told if there is no such request.
     pub(super) fn begin(
         permit: &Permit,
         connection: &Rc<Connection>,
         parts: Parts,
         body: Incoming,
         upgrade: Option<Upgrade>,
-        exchange: Exchange,
-    ) -> Result<Self, (Denial, Exchange)> {
+        exchange: &Rc<Exchange>,
+    ) -> Result<Self, Denial> {
         let worker = &connection.worker;
-        let Some(upstream) = worker.upstreams.get(permit.upstream()) else { return Err((Denial::UpstreamUnreachable, exchange)) };
+        let upstream = worker.upstreams.get(permit.upstream()).ok_or(Denial::UpstreamUnreachable)?;
         exchange.forwarding(permit.holder(), permit.upstream());
         let upgrade = upgrade.filter(|upgrade| upstream.upgrades_to(upgrade.protocol()));
         if upgrade.is_none() {
             if parts.method == Method::CONNECT {
                 // Nothing else could be forwarded in its place: any success would be taken for an open tunnel.
-                return Err((Denial::MethodNotAllowed, exchange));
+                return Err(Denial::MethodNotAllowed);
             }
             // A wish that nobody grants is dropped, and what follows is the next request.
             connection.guard.iter().for_each(|guard| guard.no_tunnel());
         }
 
-        let exchange = Rc::new(exchange);
         let limit = if is_grpc(&parts.headers) { None } else { worker.gate.limits.body_bytes };
-        let body =
-            if upgrade.is_some() { RequestBody::none(Rc::clone(&exchange)) } else { RequestBody::new(body, Rc::clone(&exchange), limit) };
-        let mut request = upstream_head(permit, connection, parts, &exchange, upstream).map(|()| body);
+        let body = match upgrade {
+            Some(_) => RequestBody::none(Rc::clone(exchange)),
+            None => RequestBody::new(body, Rc::clone(exchange), limit),
+        };
+        let mut request = upstream_head(permit, connection, parts, exchange, upstream).map(|()| body);
         let upgrading = upgrade.map(|upgrade| upgrade.ask(&mut request));
-        connection.relay_interim(&mut request, &exchange);
-        Ok(Self { request, upstream: permit.upstream(), upgrading, exchange })
-    }
-
-    pub(super) fn exchange(&self) -> Rc<Exchange> {
-        Rc::clone(&self.exchange)
+        connection.relay_interim(&mut request, exchange);
+        Ok(Self { request, upstream: permit.upstream(), upgrading, exchange: Rc::clone(exchange) })
     }
 
     /// Sends the request, and returns the head of the reply, whose body follows as it comes.

@@ -40,6 +40,7 @@ use crate::gate::{Head, Judgement, Refused};
 const READ_FOR_NOTHING: u64 = 64 * 1024;
 
 /// What becomes of a request: a refusal is there at once, a reply of the upstream takes its time.
+#[allow(clippy::large_enum_variant, reason = "boxing a refusal would make it cost an allocation")]
 enum Answer {
     Now(Option<Response<ReplyBody>>),
     /// Boxed, so that refusals and the connections that wait for requests do not carry the room for it.
@@ -81,8 +82,9 @@ fn handle(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Answer
     let exchange = Exchange::begin(connection, &parts, Judged { request_id, client, environment, arrived, time });
     match verdict {
         Ok(permit) => {
-            let forwarding = Forwarding::begin(&permit, connection, parts, body, upgrade, exchange);
-            Answer::Later(Box::pin(forwarded(forwarding, to)))
+            let exchange = Rc::new(exchange);
+            let forwarding = Forwarding::begin(&permit, connection, parts, body, upgrade, &exchange);
+            Answer::Later(Box::pin(forwarded(forwarding, exchange, to)))
         }
         Err(refused) => {
             discard(body, &parts, connection);
@@ -92,17 +94,12 @@ fn handle(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Answer
     }
 }
 
-async fn forwarded(forwarding: Result<Forwarding, (Denial, Exchange)>, to: Addressee) -> Response<ReplyBody> {
-    match forwarding {
-        Ok(forwarding) => {
-            let exchange = forwarding.exchange();
-            match forwarding.reply().await {
-                Ok(reply) => reply,
-                Err(refused) => refuse(&refused, to, HeaderMap::new(), &exchange),
-            }
-        }
-        Err((denial, exchange)) => refuse(&denial.into(), to, HeaderMap::new(), &exchange),
-    }
+async fn forwarded(forwarding: Result<Forwarding, Denial>, exchange: Rc<Exchange>, to: Addressee) -> Response<ReplyBody> {
+    let outcome = match forwarding {
+        Ok(forwarding) => forwarding.reply().await,
+        Err(denial) => Err(denial.into()),
+    };
+    outcome.unwrap_or_else(|refused| refuse(&refused, to, HeaderMap::new(), &exchange))
 }
 
 fn head_of<'a>(parts: &'a Parts, connection: &Connection) -> Head<'a> {

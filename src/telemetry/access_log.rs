@@ -121,6 +121,13 @@ impl AccessLog {
         Ok((Self(Some(Arc::clone(&shared))), AccessLogControl(Some((shared, ended)))))
     }
 
+    /// Has the writer open its file anew, before it writes anything else: for whoever has moved the old one away. Does not wait.
+    pub fn reopen(&self) {
+        if let Some(shared) = &self.0 {
+            shared.order(&shared.orders.reopen);
+        }
+    }
+
     /// The buffer of one worker thread.
     pub fn worker(&self) -> WorkerLog {
         WorkerLog(self.0.as_ref().map(|shared| {
@@ -142,13 +149,6 @@ fn shown(target: &Target) -> &Path {
 pub struct AccessLogControl(Option<(Arc<Shared>, Receiver<()>)>);
 
 impl AccessLogControl {
-    /// Has the writer open its file anew, before it writes anything else: for whoever has moved the old one away. Does not wait.
-    pub fn reopen(&self) {
-        if let Some((shared, _)) = &self.0 {
-            shared.order(&shared.orders.reopen);
-        }
-    }
-
     /// Has everything written out that was handed over and ends the writer; to be called when all workers have flushed. Gives
     /// up after `patience`: a pipe that nobody reads must not keep the program from ending.
     pub fn close(self, patience: Duration) {
@@ -670,7 +670,7 @@ mod tests {
         line_lands_in(&path, 1);
         std::fs::rename(&path, &moved).unwrap();
         line_lands_in(&moved, 2);
-        control.reopen();
+        log.reopen();
         line_lands_in(&path, 1);
         assert_eq!(written_lines(&moved), 2);
         drop(worker);
@@ -693,7 +693,7 @@ mod tests {
         assert!(!worker.is_on());
         worker.line(&a_line());
         worker.flush();
-        control.reopen();
+        log.reopen();
         control.close(PATIENCE);
         assert_eq!(metrics.log_dropped().get(), 0);
     }
