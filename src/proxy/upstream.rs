@@ -41,6 +41,8 @@ const MOST_IDLE: usize = 1024;
 pub struct Upstream {
     name: Box<str>,
     servers: Vec<Rc<Server>>,
+    /// Whose turn it is among servers with as little to do.
+    turn: Cell<usize>,
     protocol: UpstreamProtocol,
     /// Sent as Host in place of the client's.
     pub(super) host: Option<HeaderValue>,
@@ -123,6 +125,7 @@ impl Upstream {
         Ok(Self {
             name: config.name.as_str().into(),
             servers,
+            turn: Cell::new(0),
             protocol: config.protocol,
             host: config.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()),
             forward_authorization: config.forward_authorization,
@@ -214,6 +217,10 @@ impl Upstream {
             return self.lease_of(only, reuse).await.ok_or(Denial::UpstreamUnreachable);
         }
         untried.extend(&self.servers);
+        // Of those with as little to do each has its turn.
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+        let first = turn.checked_rem(untried.len()).unwrap_or_default();
+        untried.rotate_left(first);
         untried.sort_by_key(|server| std::cmp::Reverse(server.pending.get()));
         while let Some(server) = untried.pop() {
             if let Some(lease) = self.lease_of(server, reuse).await {
@@ -224,8 +231,10 @@ impl Upstream {
     }
 
     async fn lease_of(&self, server: &Rc<Server>, reuse: bool) -> Option<Lease> {
+        // Counted before there is a connection: who waits for one is work for the server, too.
+        let pending = Pending::count(server);
         if let Some(link) = reuse.then(|| server.kept(self.speaks_http2())).flatten() {
-            return Some(Lease::new(link, server, true));
+            return Some(Lease { link, pending, reused: true });
         }
         // Boxed: a connection is made now and then, and every request would carry the room for making one.
         let connecting = Box::pin(self.connect(server));
@@ -234,7 +243,7 @@ impl Upstream {
             None => connecting.await,
         };
         match link {
-            Ok(link) => Some(Lease::new(link, server, false)),
+            Ok(link) => Some(Lease { link, pending, reused: false }),
             Err(error) => {
                 tracing::warn!(upstream = %self.name, server = %server, error = %error, cause = error.cause(), "no connection to the upstream");
                 None
@@ -349,10 +358,6 @@ impl Idle {
 }
 
 impl Lease {
-    fn new(link: Link, server: &Rc<Server>, reused: bool) -> Self {
-        Self { link, pending: Pending::count(server), reused }
-    }
-
     /// Keeps the connection for the next exchange. To be called when the reply was read to its end; if the request is still
     /// being sent, its connection is kept only once it was sent whole, and hyper says that nothing is left over.
     pub(super) fn give_back(self) {
