@@ -22,8 +22,13 @@ use martis_gateway::gate::{ClientAddressRules, Gate, Head, HeadLimits, HostTable
 use martis_gateway::index::{IndexChange, IndexWriter, IndexedKey, new_index};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-/// So many heads are made ready before the clock starts; each with its own key.
-const READY: usize = 16_384;
+/// So many heads are made ready before the clock starts, each with its own key: few, since a head that was just parsed is in the
+/// processor's caches.
+const READY: usize = 64;
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn secret(number: u64) -> String {
     // Made up, of the right shape and length; the checksum plays no part in a decision.

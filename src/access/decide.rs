@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::address::ClientAddress;
 use super::denial::Denial;
-use super::key::{AccountId, Environment, KeyId, KeyRecord, Narrowing, Status};
+use super::key::{AccountId, Environment, Found, KeyId, Narrowing, Status};
 use super::permission::{PermissionName, Permissions};
 use super::route::RouteTable;
 use super::time::Timestamp;
@@ -103,11 +103,11 @@ impl Witness for () {
 ///
 /// # Errors
 /// The refusal, for rows 6 to 11 of the decision table.
-pub fn decide<'r>(ask: &Ask<'_, 'r>, key: Option<&KeyRecord>, witness: &mut impl Witness) -> Result<Permit, Refusal<'r>> {
-    let Some(key) = key else { return Err(Denial::InvalidApiKey.into()) };
+pub fn decide<'r>(ask: &Ask<'_, 'r>, found: Option<Found<'_>>, witness: &mut impl Witness) -> Result<Permit, Refusal<'r>> {
+    let Some(Found { record: key, account_suspended }) = found else { return Err(Denial::InvalidApiKey.into()) };
     witness.met(Rule::Known);
 
-    let holder = Holder { key: key.id, account: key.account.id };
+    let holder = Holder { key: key.id, account: key.account };
     let refuse = |denial| Err(Refusal { denial, holder: Some(holder), needed: None });
     if key.life.environment() != ask.environment {
         return refuse(Denial::EnvironmentMismatch);
@@ -127,7 +127,7 @@ pub fn decide<'r>(ask: &Ask<'_, 'r>, key: Option<&KeyRecord>, witness: &mut impl
     }
     witness.met(Rule::Address);
 
-    if key.account.is_suspended() {
+    if account_suspended {
         return refuse(Denial::AccountSuspended);
     }
     witness.met(Rule::Account);
@@ -148,7 +148,7 @@ pub fn decide<'r>(ask: &Ask<'_, 'r>, key: Option<&KeyRecord>, witness: &mut impl
 mod tests {
     use super::*;
     use crate::access::address::IpRestrictions;
-    use crate::access::key::{Account, Life, LifeState};
+    use crate::access::key::{KeyRecord, Life, LifeState};
     use crate::access::route::Route;
 
     struct Case {
@@ -178,7 +178,7 @@ mod tests {
             let restrictions = IpRestrictions::parse(self.allowed.is_some(), self.allowed.as_deref().unwrap_or_default()).unwrap();
             KeyRecord {
                 id: KeyId::from_bytes([1; 16]),
-                account: Arc::new(Account::new(AccountId::from_bytes([2; 16]), self.suspended)),
+                account: AccountId::from_bytes([2; 16]),
                 life: Life::new(self.environment, self.state, self.expires.map(Timestamp::from_millis)),
                 narrowing: Narrowing::of(permissions, restrictions.rule()),
             }
@@ -198,7 +198,7 @@ mod tests {
                 routes: &routes,
                 now: Timestamp::from_millis(100),
             };
-            let got = decide(&ask, Some(&self.record()), &mut ()).err().map(|refusal| refusal.denial);
+            let got = decide(&ask, Some(Found { record: &self.record(), account_suspended: self.suspended }), &mut ()).err().map(|refusal| refusal.denial);
             assert_eq!(got, expected);
         }
     }

@@ -1,9 +1,9 @@
-//! The key as the decision sees it, and the account that it belongs to. Small on purpose: ten million of them stand in memory.
+//! The key as the decision sees it. Small on purpose: ten million of them stand in memory, and each pointer to follow from one
+//! would be another wait for memory.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::address::AddressRule;
 pub use super::id::{AccountId, KeyId};
@@ -105,32 +105,17 @@ impl fmt::Display for Status {
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
     pub id: KeyId,
-    pub account: Arc<Account>,
+    pub account: AccountId,
     pub life: Life,
     /// None for most keys: full access from everywhere.
     pub narrowing: Option<Arc<Narrowing>>,
 }
 
-/// What a decision needs to know of an account; shared by its keys.
-#[derive(Debug)]
-pub struct Account {
-    pub id: AccountId,
-    suspended: AtomicBool,
-}
-
-impl Account {
-    pub fn new(id: AccountId, suspended: bool) -> Self {
-        Self { id, suspended: AtomicBool::new(suspended) }
-    }
-
-    pub fn is_suspended(&self) -> bool {
-        self.suspended.load(Ordering::Relaxed)
-    }
-
-    /// For the one writer of the index.
-    pub fn set_suspended(&self, suspended: bool) {
-        self.suspended.store(suspended, Ordering::Relaxed);
-    }
+/// A key that was looked up, with what holds for its account as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    pub record: &'a KeyRecord,
+    pub account_suspended: bool,
 }
 
 /// How a key is less than a key with full access from everywhere.
@@ -204,8 +189,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_takes_forty_bytes() {
-        assert_eq!(size_of::<KeyRecord>(), 40);
+    fn a_record_takes_forty_eight_bytes() {
+        assert_eq!(size_of::<KeyRecord>(), 48);
     }
 
     #[test]

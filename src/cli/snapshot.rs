@@ -25,7 +25,7 @@ struct SnapshotView {
     revision: u64,
     heard_at: Timestamp,
     keys: u64,
-    accounts: u64,
+    suspended_accounts: u64,
     bytes: u64,
     checksum: String,
 }
@@ -103,7 +103,7 @@ fn view(path: &Path, facts: &Facts) -> SnapshotView {
         revision: facts.revision,
         heard_at: facts.heard_at,
         keys: facts.keys,
-        accounts: facts.accounts,
+        suspended_accounts: facts.suspended_accounts,
         bytes: facts.length,
         checksum: facts.checksum.to_string(),
     }
@@ -119,7 +119,7 @@ fn write_view(view: &SnapshotView, now: Timestamp, out: &mut dyn Write) -> io::R
     line("epoch", view.epoch.clone());
     line("current at", times::long(view.heard_at, now));
     line("keys", view.keys.to_string());
-    line("accounts", view.accounts.to_string());
+    line("suspended accounts", view.suspended_accounts.to_string());
     line("bytes", view.bytes.to_string());
     line("format", view.format.to_string());
     line("checksum", view.checksum.clone());

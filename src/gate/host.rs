@@ -1,7 +1,5 @@
 //! Hosts: which environment a Host is of. Policy alone; no Host ever names the address that a request goes to.
 
-use std::collections::HashMap;
-
 use crate::access::key::Environment;
 
 /// What is served under a host name.
@@ -15,14 +13,15 @@ pub struct Served {
 /// All host names that are served.
 #[derive(Clone, Default, Debug)]
 pub struct HostTable {
-    names: HashMap<Box<str>, Served>,
+    /// Few, so that comparing them one by one is faster than any table.
+    names: Vec<(Box<str>, Served)>,
     any: Option<Served>,
 }
 
 impl HostTable {
     /// Serves `name`, which is in lower case, without port and trailing dot.
     pub fn serve(&mut self, name: &str, served: Served) {
-        self.names.insert(name.into(), served);
+        self.names.push((name.into(), served));
     }
 
     /// Serves every name that is not served otherwise.
@@ -33,12 +32,8 @@ impl HostTable {
     /// What a host name of a request, without its port, is served as: without regard to case and one trailing dot.
     pub fn find(&self, name: &str) -> Option<Served> {
         let name = name.strip_suffix('.').unwrap_or(name);
-        let found = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            self.names.get(name.to_ascii_lowercase().as_str())
-        } else {
-            self.names.get(name)
-        };
-        found.copied().or(self.any)
+        let found = self.names.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, served)| *served).or(self.any)
     }
 }
 

@@ -166,7 +166,7 @@ impl Gate {
         witness.met_by_head(HeadRule::Ready);
 
         // What has no prefix is looked up all the same: it must take no less time than a secret that is nobody's.
-        let decision = self.index.look_up(&secret.digest(), |key| decide(ask, key.filter(|_| prefix.is_some()), witness));
+        let decision = self.index.look_up(&secret.digest(), |found| decide(ask, found.filter(|_| prefix.is_some()), witness));
         Ok(decision?)
     }
 }

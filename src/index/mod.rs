@@ -7,18 +7,18 @@
 //!
 //! Deliberately absent: anything that waits. There is no store, no network, no clock and no `async` here.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use crate::access::address::AddressRule;
-use crate::access::key::{Account, AccountId, Environment, KeyId, KeyRecord, Life, LifeState, Narrowing};
+use crate::access::key::{AccountId, Environment, Found, KeyId, KeyRecord, Life, LifeState, Narrowing};
 use crate::access::permission::Permissions;
 use crate::access::secret::Digest;
 use crate::access::time::Timestamp;
@@ -30,12 +30,12 @@ const SHARDS: usize = 512;
 /// An index without content, of which nobody is told yet that it may serve.
 pub fn new_index(max_staleness: Option<Duration>) -> (IndexWriter, IndexReader) {
     let shared = Arc::new(Shared {
-        keys: ArcSwap::from_pointee(Keys::default()),
+        generation: ArcSwap::from_pointee(Generation::with_room_for(0)),
         revision: AtomicU64::new(0),
         heard_at: AtomicI64::new(NEVER_HEARD),
         max_staleness: max_staleness.map_or(i64::MAX, |limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)),
     });
-    (IndexWriter { shared: Arc::clone(&shared), accounts: Accounts::default() }, IndexReader { shared })
+    (IndexWriter { shared: Arc::clone(&shared) }, IndexReader { shared })
 }
 
 /// A key as a store or a snapshot holds it, with all that a decision needs.
@@ -74,14 +74,10 @@ pub struct IndexReader {
 /// The write side: there is one.
 pub struct IndexWriter {
     shared: Arc<Shared>,
-    accounts: Accounts,
 }
 
 /// A whole index being built aside.
-pub struct Load {
-    keys: Keys,
-    accounts: Accounts,
-}
+pub struct Load(Generation);
 
 /// A change that is not the next one: the caller has to load anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -92,12 +88,19 @@ pub struct OutOfOrder {
 }
 
 type Keys = DashMap<Digest, KeyRecord, BuildHasherDefault<AlreadyUniform>>;
-type Accounts = HashMap<AccountId, Arc<Account>>;
+
+/// All that is replaced together by a full load.
+struct Generation {
+    keys: Keys,
+    /// Few or none, and so always at hand: a record that pointed to its account would cost each decision a wait for memory.
+    suspended: ArcSwap<HashSet<AccountId>>,
+    any_suspended: AtomicBool,
+}
 
 const NEVER_HEARD: i64 = i64::MIN;
 
 struct Shared {
-    keys: ArcSwap<Keys>,
+    generation: ArcSwap<Generation>,
     revision: AtomicU64,
     /// When the store last said what its newest revision is, in milliseconds since the Unix epoch.
     heard_at: AtomicI64,
@@ -108,10 +111,11 @@ struct Shared {
 impl IndexReader {
     /// Looks up a key and hands it to `ask`, while the map's part that holds it is locked for reading: `ask` must be short.
     #[inline]
-    pub fn look_up<R>(&self, digest: &Digest, ask: impl FnOnce(Option<&KeyRecord>) -> R) -> R {
-        let keys = self.shared.keys.load();
-        let found = keys.get(digest);
-        ask(found.as_deref())
+    pub fn look_up<R>(&self, digest: &Digest, ask: impl FnOnce(Option<Found<'_>>) -> R) -> R {
+        let generation = self.shared.generation.load();
+        let record = generation.keys.get(digest);
+        let found = |record| Found { record, account_suspended: generation.is_suspended(&record.account) };
+        ask(record.as_deref().map(found))
     }
 
     /// Whether decisions may be made: there is an index, and it was known to be current within `snapshot.max_staleness`.
@@ -140,7 +144,7 @@ impl IndexReader {
 
     /// The number of keys, tombstones included.
     pub fn len(&self) -> usize {
-        self.shared.keys.load().len()
+        self.shared.generation.load().keys.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -151,13 +155,13 @@ impl IndexReader {
     /// may be missed: whoever needs one revision has to ask again for what changed. Holds one part of the map locked for
     /// reading at a time.
     pub fn for_each<E>(&self, mut show: impl FnMut(IndexedKey) -> Result<(), E>) -> Result<(), E> {
-        let keys = self.shared.keys.load_full();
-        keys.iter().try_for_each(|entry| show(indexed(*entry.key(), entry.value())))
+        let generation = self.shared.generation.load_full();
+        generation.keys.iter().try_for_each(|entry| show(indexed(*entry.key(), entry.value())))
     }
 
     /// One key in full.
     pub fn key(&self, digest: &Digest) -> Option<IndexedKey> {
-        self.look_up(digest, |found| found.map(|record| indexed(*digest, record)))
+        self.look_up(digest, |found| found.map(|found| indexed(*digest, found.record)))
     }
 }
 
@@ -168,14 +172,12 @@ impl IndexWriter {
 
     /// Begins a whole index aside, with room for about `keys`.
     pub fn load(keys: usize) -> Load {
-        let map = Keys::with_capacity_and_hasher_and_shard_amount(keys, BuildHasherDefault::default(), SHARDS);
-        Load { keys: map, accounts: Accounts::default() }
+        Load(Generation::with_room_for(keys))
     }
 
     /// Puts a whole index into service.
     pub fn swap(&mut self, load: Load, revision: u64, heard_at: Timestamp) {
-        self.accounts = load.accounts;
-        self.shared.keys.store(Arc::new(load.keys));
+        self.shared.generation.store(Arc::new(load.0));
         self.shared.revision.store(revision, Ordering::Release);
         // Last: with it the index may serve.
         self.shared.heard_at.store(heard_at.millis(), Ordering::Release);
@@ -191,8 +193,8 @@ impl IndexWriter {
             return Err(OutOfOrder { expected, found: revision });
         }
         match change {
-            IndexChange::Key(key) => insert(&self.shared.keys.load(), &mut self.accounts, key),
-            IndexChange::Account(account) => set_account(&mut self.accounts, account),
+            IndexChange::Key(key) => self.shared.generation.load().insert(key),
+            IndexChange::Account(account) => self.shared.generation.load().set_account(account),
         }
         self.shared.revision.store(revision, Ordering::Release);
         Ok(())
@@ -203,44 +205,69 @@ impl IndexWriter {
         self.shared.heard_at.store(at.millis(), Ordering::Release);
     }
 
-    /// All accounts that the index knows of.
-    pub fn accounts(&self) -> impl ExactSizeIterator<Item = IndexedAccount> {
-        self.accounts.values().map(|account| IndexedAccount { id: account.id, suspended: account.is_suspended() })
+    /// The accounts that are suspended; of others nothing is kept.
+    pub fn suspended(&self) -> Vec<AccountId> {
+        self.shared.generation.load().suspended.load().iter().copied().collect()
     }
 }
 
 impl Load {
     pub fn key(&mut self, key: IndexedKey) {
-        insert(&self.keys, &mut self.accounts, key);
+        self.0.insert(key);
     }
 
     pub fn account(&mut self, account: IndexedAccount) {
-        set_account(&mut self.accounts, account);
+        self.0.set_account(account);
     }
 
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.0.keys.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.0.keys.is_empty()
     }
 }
 
-fn insert(keys: &Keys, accounts: &mut Accounts, key: IndexedKey) {
-    // An account that is not known yet is not suspended: had it been, its own change would have come first.
-    let account = accounts.entry(key.account).or_insert_with(|| Arc::new(Account::new(key.account, false)));
-    let record = KeyRecord {
-        id: key.id,
-        account: Arc::clone(account),
-        life: Life::new(key.environment, key.state, key.expires_at),
-        narrowing: Narrowing::of(key.permissions, key.addresses),
-    };
-    keys.insert(key.digest, record);
-}
+impl Generation {
+    fn with_room_for(keys: usize) -> Self {
+        Self {
+            keys: Keys::with_capacity_and_hasher_and_shard_amount(keys, BuildHasherDefault::default(), SHARDS),
+            suspended: ArcSwap::default(),
+            any_suspended: AtomicBool::new(false),
+        }
+    }
 
-fn set_account(accounts: &mut Accounts, account: IndexedAccount) {
-    accounts.entry(account.id).or_insert_with(|| Arc::new(Account::new(account.id, account.suspended))).set_suspended(account.suspended);
+    #[inline]
+    fn is_suspended(&self, account: &AccountId) -> bool {
+        self.any_suspended.load(Ordering::Acquire) && self.suspended.load().contains(account)
+    }
+
+    fn insert(&self, key: IndexedKey) {
+        let record = KeyRecord {
+            id: key.id,
+            account: key.account,
+            life: Life::new(key.environment, key.state, key.expires_at),
+            narrowing: Narrowing::of(key.permissions, key.addresses),
+        };
+        self.keys.insert(key.digest, record);
+    }
+
+    /// Suspensions are rare: the set is copied for each.
+    fn set_account(&self, account: IndexedAccount) {
+        if self.suspended.load().contains(&account.id) == account.suspended {
+            return;
+        }
+        let mut suspended = HashSet::clone(&self.suspended.load());
+        if account.suspended {
+            suspended.insert(account.id);
+        } else {
+            suspended.remove(&account.id);
+        }
+        let any = !suspended.is_empty();
+        self.suspended.store(Arc::new(suspended));
+        self.any_suspended.store(any, Ordering::Release);
+    }
 }
 
 fn indexed(digest: Digest, record: &KeyRecord) -> IndexedKey {
@@ -248,7 +275,7 @@ fn indexed(digest: Digest, record: &KeyRecord) -> IndexedKey {
     IndexedKey {
         digest,
         id: record.id,
-        account: record.account.id,
+        account: record.account,
         environment: record.life.environment(),
         state: record.life.state(),
         expires_at: record.life.expires_at(),
@@ -360,7 +387,7 @@ mod tests {
         writer.apply(1, IndexChange::Account(IndexedAccount { id: AccountId::from_bytes([7; 16]), suspended: true })).unwrap();
         writer.apply(2, IndexChange::Key(key(2, LifeState::Active))).unwrap();
         for number in [1, 2] {
-            assert!(reader.look_up(&Digest::of(&[number]), |found| found.unwrap().account.is_suspended()));
+            assert!(reader.look_up(&Digest::of(&[number]), |found| found.unwrap().account_suspended));
         }
     }
 
@@ -375,8 +402,8 @@ mod tests {
         load.account(IndexedAccount { id: AccountId::from_bytes([7; 16]), suspended: true });
         writer.swap(load, 9, at(1));
         assert_eq!(reader.key(&Digest::of(&[1])), None);
-        assert!(reader.look_up(&Digest::of(&[2]), |found| found.unwrap().account.is_suspended()));
-        assert_eq!(writer.accounts().len(), 1);
+        assert!(reader.look_up(&Digest::of(&[2]), |found| found.unwrap().account_suspended));
+        assert_eq!(writer.suspended(), [AccountId::from_bytes([7; 16])]);
     }
 
     #[test]

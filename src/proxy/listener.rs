@@ -169,7 +169,6 @@ type Open = (Option<tokio::sync::OwnedSemaphorePermit>, Option<Sourced>, crate::
 
 /// What accepting takes.
 pub(super) struct Accepting {
-    listener: TcpListener,
     tls: Option<TlsAcceptor>,
     proxy_protocol: bool,
     slots: Slots,
@@ -180,25 +179,35 @@ pub(super) struct Accepting {
 }
 
 impl Accepting {
-    pub(super) fn new(listening: Listening, worker: Rc<Worker>, drain: Drain, open: mpsc::Sender<()>) -> io::Result<Rc<Self>> {
+    /// Beside the socket, which ends with [`accept`] and not with the last connection.
+    pub(super) fn new(
+        listening: Listening,
+        worker: Rc<Worker>,
+        drain: Drain,
+        open: mpsc::Sender<()>,
+    ) -> io::Result<(Rc<Self>, TcpListener)> {
         let Listening { socket, tls, proxy_protocol, slots, sources } = listening;
         let listener = TcpListener::from_std(socket)?;
         let tls = tls.map(|tls| TlsAcceptor::from(tls.config));
-        Ok(Rc::new(Self { listener, tls, proxy_protocol, slots, sources, worker, drain, open }))
+        Ok((Rc::new(Self { tls, proxy_protocol, slots, sources, worker, drain, open }), listener))
     }
 }
 
-/// Accepts connections until it is time to finish.
-pub(super) async fn accept(accepting: Rc<Accepting>) {
+/// Accepts connections until it is time to finish. Then the socket is closed, so that whoever connects is told at once.
+pub(super) async fn accept(accepting: Rc<Accepting>, listener: TcpListener) {
     let accept = async {
         loop {
-            let slot = match &accepting.slots {
-                // The semaphore is never closed.
-                Some(slots) => slots.clone().acquire_owned().await.ok(),
-                None => None,
-            };
-            match accepting.listener.accept().await {
-                Ok((stream, peer)) => drop(tokio::task::spawn_local(serve(Rc::clone(&accepting), stream, peer, slot))),
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    // Not before the connection: the slots that idle workers hold would be missing elsewhere. So one connection of
+                    // each worker waits here, and the others in the kernel's queue.
+                    let slot = match &accepting.slots {
+                        // The semaphore is never closed.
+                        Some(slots) => slots.clone().acquire_owned().await.ok(),
+                        None => None,
+                    };
+                    tokio::task::spawn_local(serve(Rc::clone(&accepting), stream, peer, slot));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(AFTER_FAILED_ACCEPT).await;

@@ -110,8 +110,8 @@ async fn work(plan: Plan) -> Result<(), WorkerError> {
     // Each connection holds a sender; when the last is gone, all have ended.
     let (open, mut all_ended) = mpsc::channel(1);
     for listening in listening {
-        let accepting = Accepting::new(listening, Rc::clone(&worker), drain.clone(), open.clone()).map_err(WorkerError::Listen)?;
-        tokio::task::spawn_local(listener::accept(accepting));
+        let (accepting, listener) = Accepting::new(listening, Rc::clone(&worker), drain.clone(), open.clone()).map_err(WorkerError::Listen)?;
+        tokio::task::spawn_local(listener::accept(accepting, listener));
     }
     drop(open);
     tokio::select! {

@@ -311,7 +311,7 @@ impl Follower {
     }
 
     fn is_revoked(&self, digest: &Digest) -> bool {
-        self.reader.look_up(digest, |found| found.is_some_and(|key| key.life.state() == LifeState::Revoked))
+        self.reader.look_up(digest, |found| found.is_some_and(|found| found.record.life.state() == LifeState::Revoked))
     }
 
     /// Loads everything aside and swaps it in. Until then, and if it fails, what there was stays in service.

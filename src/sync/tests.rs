@@ -233,7 +233,7 @@ async fn suspending_an_account_comes_into_force() {
     let mut write = world.store().await.write().await.unwrap();
     write.set_suspended(ACCOUNT, true).await.unwrap();
     node.until_revision(write.commit().await.unwrap()).await;
-    assert!(node.index.look_up(&key(1).digest, |found| found.unwrap().account.is_suspended()));
+    assert!(node.index.look_up(&key(1).digest, |found| found.unwrap().account_suspended));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,7 @@ pub struct Facts {
     pub heard_at: Timestamp,
     /// Tombstones included.
     pub keys: u64,
-    pub accounts: u64,
+    pub suspended_accounts: u64,
     /// Of the file, in bytes.
     pub length: u64,
     /// Of everything before it in the file.

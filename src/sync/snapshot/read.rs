@@ -128,7 +128,7 @@ impl Opened {
 
     fn facts(&self, checksum: blake3::Hash) -> Facts {
         let Header { epoch, revision, heard_at, keys, accounts, .. } = self.header;
-        Facts { format: FORMAT, epoch, revision, heard_at, keys, accounts, length: self.length, checksum }
+        Facts { format: FORMAT, epoch, revision, heard_at, keys, suspended_accounts: accounts, length: self.length, checksum }
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Ending {
     pub heard_at: Timestamp,
     /// The number of keys in the index.
     pub keys: u64,
-    /// Every account.
+    /// Every account that is suspended.
     pub accounts: Vec<IndexedAccount>,
     /// Every change since before the copying began, in their order.
     pub changes: Vec<IndexChange>,
@@ -44,7 +44,7 @@ impl Ending {
             revision: reader.revision(),
             heard_at: reader.heard_at()?,
             keys: reader.len() as u64,
-            accounts: index.accounts().collect(),
+            accounts: index.suspended().into_iter().map(|id| IndexedAccount { id, suspended: true }).collect(),
             changes,
         })
     }
@@ -156,6 +156,6 @@ impl Out {
         self.file.write_all(&header.to_bytes())?;
         self.file.sync_all()?;
         let length = (HEADER + TRAILER) as u64 + self.body;
-        Ok(Facts { format: FORMAT, epoch, revision, heard_at, keys, accounts: header.accounts, length, checksum })
+        Ok(Facts { format: FORMAT, epoch, revision, heard_at, keys, suspended_accounts: header.accounts, length, checksum })
     }
 }
