@@ -1,6 +1,8 @@
 //! A refusal allocates nothing beyond what hyper itself allocates. Alone in its binary, because the allocator is counted as a
 //! whole: the client here is a plain socket that allocates nothing while it counts.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the functions beside the test are a part of it")]
+
 use std::alloc::System;
 use std::convert::Infallible;
 use std::io::{Read, Write};

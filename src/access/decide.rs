@@ -198,7 +198,9 @@ mod tests {
                 routes: &routes,
                 now: Timestamp::from_millis(100),
             };
-            let got = decide(&ask, Some(Found { record: &self.record(), account_suspended: self.suspended }), &mut ()).err().map(|refusal| refusal.denial);
+            let got = decide(&ask, Some(Found { record: &self.record(), account_suspended: self.suspended }), &mut ())
+                .err()
+                .map(|refusal| refusal.denial);
             assert_eq!(got, expected);
         }
     }

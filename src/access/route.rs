@@ -88,8 +88,15 @@ pub struct RouteTable {
 struct Node {
     literals: BTreeMap<Box<str>, Node>,
     one: Option<Box<Node>>,
-    rest: Option<PermissionName>,
-    here: Option<PermissionName>,
+    rest: Option<Needed>,
+    here: Option<Needed>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Needed {
+    permission: PermissionName,
+    /// A HEAD that only a route for GET names.
+    covered: bool,
 }
 
 impl RouteTable {
@@ -98,28 +105,39 @@ impl RouteTable {
     /// # Errors
     /// The permission that the same method and pattern needs already; nothing is changed then.
     pub fn add(&mut self, route: &Route, permission: &PermissionName) -> Result<(), PermissionName> {
-        let mut node = self.methods.entry(route.method.clone()).or_default();
+        match claim(self.place_of(&route.method, route), permission) {
+            Some(Needed { permission: other, .. }) => Err(other),
+            None if &*route.method == "GET" => {
+                // GET covers HEAD, but gives way to a route that names HEAD itself.
+                self.place_of("HEAD", route).get_or_insert_with(|| Needed { permission: permission.clone(), covered: true });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn place_of(&mut self, method: &str, route: &Route) -> &mut Option<Needed> {
+        let mut node = self.methods.entry(method.into()).or_default();
         for segment in &route.segments {
             node = match segment {
                 Segment::Literal(literal) => node.literals.entry(literal.clone()).or_default(),
                 Segment::One => node.one.get_or_insert_default(),
-                Segment::Rest => return claim(&mut node.rest, permission),
+                Segment::Rest => return &mut node.rest,
             };
         }
-        claim(&mut node.here, permission)
+        &mut node.here
     }
 
     /// The permission that a request needs, by the most specific route; None if no route names it. The path is one that
-    /// passed [`path::check`]. GET covers HEAD, unless a route names HEAD itself.
+    /// passed [`path::check`].
     pub fn permission(&self, method: &str, path: &str) -> Option<&PermissionName> {
-        let by = |method: &str| self.methods.get(method).and_then(|node| node.find(path.strip_prefix('/')));
-        by(method).or_else(|| if method == "HEAD" { by("GET") } else { None })
+        self.methods.get(method)?.find(path.strip_prefix('/')).map(|needed| &needed.permission)
     }
 }
 
 impl Node {
     /// `rest` is what is left of the path behind a slash; None at its end.
-    fn find(&self, rest: Option<&str>) -> Option<&PermissionName> {
+    fn find(&self, rest: Option<&str>) -> Option<&Needed> {
         let Some(rest) = rest else { return self.here.as_ref() };
         let (segment, behind) = rest.split_once('/').map_or((rest, None), |(segment, behind)| (segment, Some(behind)));
         if let Some(found) = self.literals.get(path::normalized(segment).as_ref()).and_then(|node| node.find(behind)) {
@@ -132,12 +150,13 @@ impl Node {
     }
 }
 
-fn claim(place: &mut Option<PermissionName>, permission: &PermissionName) -> Result<(), PermissionName> {
+/// Takes a place, or gives back what holds it.
+fn claim(place: &mut Option<Needed>, permission: &PermissionName) -> Option<Needed> {
     match place {
-        Some(other) => Err(other.clone()),
-        None => {
-            *place = Some(permission.clone());
-            Ok(())
+        Some(other) if !other.covered => Some(other.clone()),
+        place => {
+            *place = Some(Needed { permission: permission.clone(), covered: false });
+            None
         }
     }
 }
@@ -170,6 +189,8 @@ mod tests {
         check(&["GET /a"], "HEAD /a", Some(0));
         check(&["GET /a"], "POST /a", None);
         check(&["GET /a", "HEAD /a"], "HEAD /a", Some(1));
+        check(&["HEAD /a", "GET /a"], "HEAD /a", Some(0));
+        check(&["HEAD /*", "GET /admin/x"], "HEAD /admin/x", Some(1));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A moment, to the millisecond. Where it comes from is not decided here: `clock` reads it, everybody else is handed it.
+//! A moment, to the millisecond, and durations as people write them. Where a moment comes from is not decided here: `clock`
+//! reads it, everybody else is handed it.
 
 use std::fmt;
 use std::time::Duration;
@@ -72,9 +73,51 @@ impl serde::Serialize for Timestamp {
     }
 }
 
+/// Why a text is no duration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoDuration {
+    /// It has not the form of one.
+    Form,
+    /// It is longer than can be counted.
+    TooLong,
+}
+
+/// Parses a duration: one whole number and one of the units `ms`, `s`, `m`, `h` and `d`, such as `30s`, `24h` or `90d`. The
+/// configuration, the command line and programs all write them so: "2 years 5min" nobody reads at a glance, and `1M` is a
+/// month to some and a minute to others.
+///
+/// # Errors
+/// Why it is none.
+pub fn parse_duration(text: &str) -> Result<Duration, NoDuration> {
+    let unit = text.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or(NoDuration::Form)?;
+    let (number, unit) = text.split_at(unit);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(NoDuration::Form),
+    };
+    let counted = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
+    counted.map(Duration::from_millis).ok_or(NoDuration::TooLong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_one_whole_number_and_one_short_unit() {
+        let milliseconds = |text| parse_duration(text).unwrap().as_millis();
+        assert_eq!(["0s", "500ms", "30s", "5m", "24h", "90d"].map(milliseconds), [0, 500, 30_000, 300_000, 86_400_000, 7_776_000_000]);
+        for text in ["", "5", "s", "-1s", "+1s", " 1s", "1s ", "1 s", "1h30m", "1.5s", "1S", "1M", "1w", "1min", "1y", "３s", "1ß"] {
+            assert_eq!(parse_duration(text), Err(NoDuration::Form), "{text}");
+        }
+        for text in ["18446744073709551616ms", "18446744073709551615d"] {
+            assert_eq!(parse_duration(text), Err(NoDuration::TooLong), "{text}");
+        }
+    }
 
     #[test]
     fn a_time_is_shown_in_utc_and_read_with_any_offset() {

@@ -59,6 +59,9 @@ fn check_sizes(head: &Head<'_>, limits: &HeadLimits) -> Result<(), Violation> {
 
 fn check_target(head: &Head<'_>) -> Result<(), Violation> {
     let Some(target) = head.uri.path_and_query() else { return Err(bad("The target of the request has no path.")) };
+    if !target.as_str().starts_with('/') {
+        return Err(bad(path::PathFault::NotRooted.detail()));
+    }
     path::check(target.path().as_bytes()).map_err(|fault| bad(fault.detail()))?;
     if target.query().is_some_and(|query| !path::query_is_plain(query.as_bytes())) {
         return Err(bad("The query has a character that is not visible ASCII."));

@@ -35,6 +35,7 @@ impl RequestBody {
     /// Streams `from`, up to `limit` bytes.
     pub(super) fn new(from: Incoming, exchange: Rc<Exchange>, limit: Option<u64>) -> Self {
         let missing = from.size_hint().exact();
+        exchange.set_unread(!from.is_end_stream());
         Self { from: Some(from), exchange, missing, room: limit.unwrap_or(u64::MAX) }
     }
 
@@ -68,7 +69,9 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = self.get_mut();
         let Some(from) = &mut this.from else { return Poll::Ready(None) };
-        match ready!(Pin::new(from).poll_frame(cx)) {
+        let frame = ready!(Pin::new(&mut *from).poll_frame(cx));
+        this.exchange.set_unread(!matches!(frame, None | Some(Err(_))) && !from.is_end_stream());
+        match frame {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => match this.take(&data) {
                     None => Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -152,6 +155,9 @@ impl Body for ReplyBody {
             Some(Ok(frame)) => {
                 body.exchange.received(frame.data_ref().map_or(0, Bytes::len) as u64);
                 // hyper does not ask again once it knows that this was the last frame.
+                if frame.is_trailers() {
+                    body.release();
+                }
                 body.release_at_end();
             }
             None => body.release(),

@@ -52,6 +52,8 @@ pub struct Exchange {
     last_sent: Cell<Instant>,
     first_byte: Cell<Option<Duration>>,
     fault: Cell<Option<BodyFault>>,
+    /// A part of the request's body has not been read.
+    unread: Cell<bool>,
 }
 
 /// What is known once a request has been judged.
@@ -90,6 +92,7 @@ impl Exchange {
             last_sent: Cell::new(now),
             first_byte: Cell::new(None),
             fault: Cell::new(None),
+            unread: Cell::new(false),
         }
     }
 
@@ -97,8 +100,12 @@ impl Exchange {
         &self.connection
     }
 
-    /// The request is refused, or its forwarding came to nothing.
+    /// The request is refused, or its forwarding came to nothing. If it came to nothing because the client went away, that is
+    /// nobody's refusal: there is no reply and no status to tell of.
     pub fn refused(&self, denial: Denial, holder: Option<Holder>) {
+        if self.fault.get() == Some(BodyFault::Gone) {
+            return;
+        }
         self.outcome.set(Outcome::Refused(denial));
         self.status.set(Some(denial.status()));
         if holder.is_some() {
@@ -132,11 +139,26 @@ impl Exchange {
     /// The upstream ended before its reply did, and a piece of the reply is with the client already: all that can be done is
     /// to break the client's off as well, and to say so where it is counted.
     pub fn reply_cut_off(&self) {
-        self.outcome.set(Outcome::Refused(Denial::UpstreamBroken));
+        match self.fault.get() {
+            // The client ended it, not the upstream.
+            Some(BodyFault::Gone) => {}
+            Some(BodyFault::TooLarge) => self.outcome.set(Outcome::Refused(Denial::BodyTooLarge)),
+            Some(BodyFault::Malformed(_)) => self.outcome.set(Outcome::Refused(Denial::BadRequest)),
+            None => self.outcome.set(Outcome::Refused(Denial::UpstreamBroken)),
+        }
     }
 
     pub fn body_failed(&self, fault: BodyFault) {
         self.fault.set(Some(fault));
+    }
+
+    pub fn set_unread(&self, unread: bool) {
+        self.unread.set(unread);
+    }
+
+    /// Whether a part of the request's body has not been read, so that no other request can follow it on its connection.
+    pub fn is_unread(&self) -> bool {
+        self.unread.get()
     }
 
     pub fn body_fault(&self) -> Option<BodyFault> {

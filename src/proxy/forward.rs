@@ -8,9 +8,9 @@ use std::fmt::Write;
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::{PathAndQuery, Scheme};
@@ -80,6 +80,10 @@ impl Forwarding {
             None => RequestBody::new(body, Rc::clone(exchange), limit),
         };
         let mut request = upstream_head(permit, connection, parts, exchange, upstream).map(|()| body);
+        if !upstream.speaks_http2() && !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            // Said outright: a GET whose length is not known would otherwise be taken for one without a body.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let upgrading = upgrade.map(|upgrade| upgrade.ask(&mut request));
         connection.relay_interim(&mut request, exchange);
         Ok(Self { request, upstream: permit.upstream(), upgrading, exchange: Rc::clone(exchange) })
@@ -93,7 +97,7 @@ impl Forwarding {
         let Self { request, upstream, upgrading, exchange } = self;
         let connection = exchange.connection();
         let upstream = connection.worker.upstreams.get(upstream).ok_or(Denial::UpstreamUnreachable)?;
-        let (response, lease) = match upstream.send(request, &exchange).await {
+        let (response, mut lease) = match upstream.send(request, &exchange).await {
             Ok(replied) => replied,
             Err(denial) => return Err(refused(denial, exchange.body_fault())),
         };
@@ -108,6 +112,9 @@ impl Forwarding {
             None => {}
         }
         let (mut parts, body) = response.into_parts();
+        if frame_once(&mut parts.headers)? {
+            lease.doubt();
+        }
         clean_reply(&mut parts.headers, &exchange.request_id);
         if exchange.is_http10() {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -156,6 +163,9 @@ fn upstream_head(permit: &Permit, connection: &Connection, parts: Parts, exchang
     }
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if version == Version::HTTP_2 && !upstream.speaks_http2() {
+        join_cookies(&mut headers, &mut scratch);
     }
     // Room for all that follows at once, and not step by step.
     headers.reserve(SET_BY_GATEWAY);
@@ -260,6 +270,44 @@ fn is_ours_or_of_one_hop(name: &[u8]) -> bool {
         || name.starts_with(b"proxy-")
 }
 
+/// Leaves one framing of a reply where there were several, and says whether there were (RFC 9112, section 6.3).
+///
+/// # Errors
+/// `UpstreamBroken` for a coding that cannot be passed on, since nothing would say what it is.
+fn frame_once(headers: &mut HeaderMap) -> Result<bool, Denial> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(Denial::UpstreamBroken);
+        }
+        return Ok(headers.remove(CONTENT_LENGTH).is_some());
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(false) };
+    if lengths.next().is_none() && !first.as_bytes().contains(&b',') {
+        return Ok(false);
+    }
+    // They were found to be the same when the reply was read.
+    let length = first.as_bytes().split(|&byte| byte == b',').next().map(<[u8]>::trim_ascii);
+    let length = length.and_then(|digits| HeaderValue::from_bytes(digits).ok()).ok_or(Denial::UpstreamBroken)?;
+    headers.insert(CONTENT_LENGTH, length);
+    Ok(true)
+}
+
+/// HTTP/2 lets a client send its cookies in several fields; other protocols know of one (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap, scratch: &mut Scratch) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = scratch.value(|text| {
+        for (place, cookie) in headers.get_all(COOKIE).iter().enumerate() {
+            text.put_slice(if place > 0 { b"; " } else { b"" });
+            text.put_slice(cookie.as_bytes());
+        }
+    });
+    headers.insert(COOKIE, joined);
+}
+
 /// Takes out of a reply what concerned the hop to the upstream, or could be taken for a word of the gateway's.
 pub(super) fn clean_reply(headers: &mut HeaderMap, request_id: &HeaderValue) {
     // Few replies have any of it, so it is looked for once before anything is taken out.
@@ -347,6 +395,25 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "host"]);
+    }
+
+    #[test]
+    fn a_reply_keeps_one_framing() {
+        let frame = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let doubtful = frame_once(&mut headers);
+            (doubtful, headers.get("content-length").map(|length| length.to_str().unwrap().to_owned()))
+        };
+        assert_eq!(frame(&[("content-length", "5")]), (Ok(false), Some("5".to_owned())));
+        assert_eq!(frame(&[("transfer-encoding", "chunked")]), (Ok(false), None));
+        assert_eq!(frame(&[("content-length", "5"), ("transfer-encoding", "chunked")]), (Ok(true), None));
+        assert_eq!(frame(&[("content-length", "5, 5")]), (Ok(true), Some("5".to_owned())));
+        assert_eq!(frame(&[("content-length", "5"), ("content-length", "5")]), (Ok(true), Some("5".to_owned())));
+        assert_eq!(frame(&[("transfer-encoding", "gzip, chunked")]).0, Err(Denial::UpstreamBroken));
+        assert_eq!(frame(&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")]).0, Err(Denial::UpstreamBroken));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
@@ -21,12 +22,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::http1_guard::{GuardLimits, GuardState, Guarded};
+use super::http1_guard::{GuardLimits, GuardState, Guarded, Phase};
 use super::pace::{Activity, Pace};
 use super::proxy_protocol::{self, Source};
 use super::worker::{LocalExecutor, Slots, Worker};
 use crate::access::address::ClientAddress;
-use crate::config;
+use crate::config::{self, Limits};
 use crate::drain::Drain;
 use crate::tls::ListenerCertificates;
 
@@ -34,6 +35,10 @@ use crate::tls::ListenerCertificates;
 const BACKLOG: i32 = 4096;
 /// After a failed accept, descriptors being exhausted for one: trying at once would fail again.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+/// Between two looks at the first bytes of a connection that sent fewer than three.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long these looks may go on if heads may take any time.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// What an HTTP/2 connection announces as its largest head, as a multiple of the limit: between the two the gateway refuses in
 /// its own words, beyond the codec does.
 const HTTP2_HEAD_ROOM: u64 = 4;
@@ -140,6 +145,8 @@ pub struct Connection {
     /// The state that an HTTP/1 connection shares with the guard before it.
     pub guard: Option<Arc<GuardState>>,
     exchanges: Cell<usize>,
+    /// All exchanges so far.
+    begun: Cell<u64>,
     /// Held for its end.
     _open: Open,
 }
@@ -147,6 +154,7 @@ pub struct Connection {
 impl Connection {
     pub(super) fn begin_exchange(&self) {
         self.exchanges.set(self.exchanges.get() + 1);
+        self.begun.set(self.begun.get() + 1);
     }
 
     pub(super) fn end_exchange(&self) {
@@ -237,10 +245,18 @@ async fn serve(accepting: Rc<Accepting>, mut stream: TcpStream, peer: SocketAddr
         socket
     };
     let peer_text = peer.known().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-    let connection =
-        |scheme| Connection { worker: Rc::clone(worker), peer, peer_text, scheme, guard: None, exchanges: Cell::new(0), _open: open };
+    let connection = |scheme| Connection {
+        worker: Rc::clone(worker),
+        peer,
+        peer_text,
+        scheme,
+        guard: None,
+        exchanges: Cell::new(0),
+        begun: Cell::new(0),
+        _open: open,
+    };
     match &accepting.tls {
-        None => match first_bytes(&stream, worker.limits.head_timeout).await {
+        None => match first_bytes(&stream, &worker.limits, &accepting.drain).await {
             Some(Version::Http1) => accepting.http1(stream, connection("http")).await,
             Some(Version::Http2) => accepting.http2(stream, connection("http")).await,
             None => {}
@@ -268,8 +284,13 @@ enum Version {
 }
 
 /// Which protocol a plain connection speaks. The preface of HTTP/2 begins with what no method of HTTP/1 begins with
-/// (RFC 9113, section 3.4); nothing is taken from the stream.
-async fn first_bytes(stream: &TcpStream, limit: Option<Duration>) -> Option<Version> {
+/// (RFC 9113, section 3.4); nothing is taken from the stream. None if no byte comes while it may, or there is no time for one.
+async fn first_bytes(stream: &TcpStream, limits: &Limits, drain: &Drain) -> Option<Version> {
+    tokio::select! {
+        biased;
+        readable = within(limits.idle_timeout, stream.readable()) => readable?.ok()?,
+        () = drain.told() => return None,
+    }
     let look = async {
         let mut first = [0; 3];
         loop {
@@ -278,14 +299,14 @@ async fn first_bytes(stream: &TcpStream, limit: Option<Duration>) -> Option<Vers
                 Ok(3) if first == *b"PRI" => return Some(Version::Http2),
                 Ok(seen) if seen < 3 && first.get(..seen) == b"PRI".get(..seen) => {
                     // Looking again at once would find the same: a peek leaves the socket readable.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 Ok(_) => return Some(Version::Http1),
             }
         }
     };
-    // A connection without a first byte is an idle one, not a slow head; both ends of that come down to this.
-    within(limit, look).await.flatten()
+    // Bounded even where heads are not: a client that ends after one of the three would be looked at for ever.
+    timeout(limits.head_timeout.unwrap_or(FIRST_BYTES), look).await.ok().flatten()
 }
 
 impl Accepting {
@@ -330,12 +351,16 @@ impl Accepting {
         let mut server = http1::Builder::new();
         guard_limits.widen(&mut server);
         let served = std::pin::pin!(server.serve_connection(TokioIo::new(guarded), service).with_upgrades());
-        let activity = || match guard.phase() {
-            super::http1_guard::Phase::Head => Activity::Head,
-            super::http1_guard::Phase::Refused => Activity::Ending,
-            _ if connection.is_busy() => Activity::Busy,
-            super::http1_guard::Phase::Idle => Activity::Idle,
-            _ => Activity::Busy,
+        let activity = || {
+            let doing = match guard.phase() {
+                // The next head may have begun already; the patience with it begins when the reply before it is out.
+                _ if connection.is_busy() => Activity::Busy,
+                Phase::Refused => Activity::Ending,
+                Phase::Head => Activity::Head,
+                Phase::Idle => Activity::Idle,
+                Phase::Body | Phase::Parked | Phase::Tunnel => Activity::Busy,
+            };
+            (doing, connection.begun.get() + guard.heads())
         };
         self.run(served, activity, http1::UpgradeableConnection::graceful_shutdown).await;
     }
@@ -352,32 +377,37 @@ impl Accepting {
         let largest = limits.head_bytes.map_or(u64::from(u32::MAX), |limit| limit.saturating_mul(HTTP2_HEAD_ROOM));
         server.max_header_list_size(u32::try_from(largest).unwrap_or(u32::MAX));
         let served = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
-        let activity = || if connection.is_busy() { Activity::Busy } else { Activity::Idle };
+        let activity = || (if connection.is_busy() { Activity::Busy } else { Activity::Idle }, connection.begun.get());
         self.run(served, activity, http2::Connection::graceful_shutdown).await;
     }
 
     /// Runs a connection to its end: its own, that of its patience, or the one that everything comes to.
-    async fn run<C: Future>(&self, mut served: Pin<&mut C>, activity: impl Fn() -> Activity, finish: impl Fn(Pin<&mut C>)) {
+    async fn run<C: Future>(&self, mut served: Pin<&mut C>, activity: impl Fn() -> (Activity, u64), finish: impl Fn(Pin<&mut C>)) {
         let limits = &self.worker.limits;
         let mut pace = Pace::new(limits.idle_timeout, limits.head_timeout, self.worker.clock.clone());
         let mut told = std::pin::pin!(self.drain.told());
         let mut finishing = false;
         std::future::poll_fn(|context| {
-            if !finishing && told.as_mut().poll(context).is_ready() {
-                finishing = true;
-                finish(served.as_mut());
-            }
-            if served.as_mut().poll(context).is_ready() {
-                return std::task::Poll::Ready(());
-            }
-            match pace.poll(activity(), context) {
-                std::task::Poll::Ready(Activity::Idle) if !finishing => {
-                    // Nothing is under way, so this ends it at once, and properly.
+            loop {
+                if served.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                let (doing, turn) = activity();
+                // A head that has begun is a request that was accepted: it is finished, too.
+                if !finishing && doing != Activity::Head && told.as_mut().poll(context).is_ready() {
                     finishing = true;
                     finish(served.as_mut());
-                    served.as_mut().poll(context).map(drop)
+                    continue;
                 }
-                over => over.map(drop),
+                // Who was told to finish and has nothing to do may need the client for it, who may be gone.
+                let doing = if finishing && doing == Activity::Idle { Activity::Ending } else { doing };
+                match pace.poll(doing, turn, context) {
+                    Poll::Ready(Activity::Idle) => {
+                        finishing = true;
+                        finish(served.as_mut());
+                    }
+                    over => return over.map(drop),
+                }
             }
         })
         .await;

@@ -18,7 +18,8 @@ pub mod worker;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
 use hyper::ext::Protocol;
@@ -76,7 +77,8 @@ fn handle(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Answer
         request_id: request_id.clone(),
         client,
         head_only: parts.method == Method::HEAD,
-        grpc: is_grpc(&parts.headers),
+        // A status of 200 would open a tunnel for a CONNECT.
+        grpc: is_grpc(&parts.headers) && parts.method != Method::CONNECT,
         close: false,
     };
     let exchange = Exchange::begin(connection, &parts, Judged { request_id, client, environment, arrived, time });
@@ -87,8 +89,10 @@ fn handle(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Answer
             Answer::Later(Box::pin(forwarded(forwarding, exchange, to)))
         }
         Err(refused) => {
-            discard(body, &parts, connection);
-            let close = connection.guard.is_some() && ends_connection(refused.denial);
+            let close = connection.guard.is_some() && (ends_connection(refused.denial) || is_long(&body));
+            if connection.guard.is_some() && !close && !parts.headers.contains_key(EXPECT) {
+                discard(body, worker.limits.body_gap);
+            }
             Answer::Now(Some(refuse(&refused, Addressee { close, ..to }, parts.headers, &exchange)))
         }
     }
@@ -138,7 +142,7 @@ fn refuse(refused: &Refused<'_>, mut to: Addressee, fields: HeaderMap, exchange:
     if let Some(guard) = &connection.guard {
         // Whatever the request hoped to become, it does not.
         guard.no_tunnel();
-        to.close |= exchange.body_fault().is_some() || exchange.is_http10();
+        to.close |= exchange.body_fault().is_some() || exchange.is_unread() || exchange.is_http10();
     }
     let reply = reply::refusal(refused, to, fields, &mut connection.worker.scratch.borrow_mut());
     exchange.refused(refused.denial, refused.holder);
@@ -146,24 +150,25 @@ fn refuse(refused: &Refused<'_>, mut to: Addressee, fields: HeaderMap, exchange:
     reply.map(|body| ReplyBody::Own(Some(body)))
 }
 
-/// Reads what is left of a refused request's body, up to a bound, so that the next request of its connection can be read.
-/// HTTP/2 needs none of it, and a client that waits for `100 Continue` must not be told to go on.
-fn discard(mut body: Incoming, parts: &Parts, connection: &Connection) {
-    if connection.guard.is_none() || parts.headers.contains_key(EXPECT) {
+/// Whether more of a refused request's body is announced than is read for nothing.
+fn is_long(body: &Incoming) -> bool {
+    body.size_hint().lower() > READ_FOR_NOTHING
+}
+
+/// Reads what is left of a refused request's body, up to a bound, so that the next request of its connection can be read. HTTP/2
+/// needs none of it, and a client that waits for `100 Continue` must not be told to go on.
+fn discard(mut body: Incoming, patience: Option<Duration>) {
+    if body.is_end_stream() {
         return;
     }
-    let mut left = READ_FOR_NOTHING;
-    // Most bodies are short and have come with their heads: those cost nothing more.
-    if poll_discard(&mut body, &mut left, &mut Context::from_waker(Waker::noop())).is_pending() {
-        let patience = connection.worker.limits.body_gap;
-        tokio::task::spawn_local(async move {
-            let rest = std::future::poll_fn(|context| poll_discard(&mut body, &mut left, context));
-            match patience {
-                Some(patience) => drop(tokio::time::timeout(patience, rest).await),
-                None => rest.await,
-            }
-        });
-    }
+    tokio::task::spawn_local(async move {
+        let mut left = READ_FOR_NOTHING;
+        let rest = std::future::poll_fn(|context| poll_discard(&mut body, &mut left, context));
+        match patience {
+            Some(patience) => drop(tokio::time::timeout(patience, rest).await),
+            None => rest.await,
+        }
+    });
 }
 
 fn poll_discard(body: &mut Incoming, left: &mut u64, context: &mut Context<'_>) -> Poll<()> {

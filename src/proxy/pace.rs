@@ -32,6 +32,8 @@ pub struct Pace {
     head: Option<Duration>,
     clock: Clock,
     doing: Activity,
+    /// Which of them it is: what begins and ends between two looks is seen by it alone.
+    turn: u64,
     since: Instant,
     alarm: Alarm,
 }
@@ -39,13 +41,14 @@ pub struct Pace {
 impl Pace {
     pub fn new(idle: Option<Duration>, head: Option<Duration>, clock: Clock) -> Self {
         let since = clock.monotonic();
-        Self { idle, head, clock, doing: Activity::Idle, since, alarm: Alarm::default() }
+        Self { idle, head, clock, doing: Activity::Idle, turn: 0, since, alarm: Alarm::default() }
     }
 
-    /// Ready when the connection has been doing one thing for longer than it may, with what it is.
-    pub fn poll(&mut self, doing: Activity, context: &mut Context<'_>) -> Poll<Activity> {
-        if doing != self.doing {
-            self.doing = doing;
+    /// Ready when the connection has been doing one thing for longer than it may, with what it is. `turn` is another number for
+    /// another request.
+    pub fn poll(&mut self, doing: Activity, turn: u64, context: &mut Context<'_>) -> Poll<Activity> {
+        if (doing, turn) != (self.doing, self.turn) {
+            (self.doing, self.turn) = (doing, turn);
             self.since = self.clock.monotonic();
         }
         loop {
@@ -94,12 +97,12 @@ mod tests {
     const IDLE: Option<Duration> = Some(Duration::from_secs(60));
     const HEAD: Option<Duration> = Some(Duration::from_secs(10));
 
-    /// For how long a connection may do one thing after having been idle for five seconds. Real clocks, short times.
+    /// After how long one thing is ended; none if it was not within 200 milliseconds. Real clocks, short times.
     async fn ends_after(idle: u64, head: u64, doing: Activity) -> Option<Duration> {
         let (idle, head) = (Some(Duration::from_millis(idle)), Some(Duration::from_millis(head)));
         let mut pace = Pace::new(idle, head, Clock::of_the_machine());
         let start = Instant::now();
-        let end = poll_fn(|context| pace.poll(doing, context));
+        let end = poll_fn(|context| pace.poll(doing, 0, context));
         tokio::time::timeout(Duration::from_millis(200), end).await.ok().map(|_| start.elapsed())
     }
 
@@ -113,16 +116,25 @@ mod tests {
     #[tokio::test]
     async fn a_slow_head_is_ended_by_the_timer_for_heads_though_the_one_for_idleness_was_armed() {
         let mut pace = Pace::new(IDLE, Some(Duration::from_millis(20)), Clock::of_the_machine());
-        let idle = poll_fn(|context| Poll::Ready(pace.poll(Activity::Idle, context))).await;
+        let idle = poll_fn(|context| Poll::Ready(pace.poll(Activity::Idle, 0, context))).await;
         assert!(idle.is_pending());
-        assert_eq!(poll_fn(|context| pace.poll(Activity::Head, context)).await, Activity::Head);
+        assert_eq!(poll_fn(|context| pace.poll(Activity::Head, 0, context)).await, Activity::Head);
     }
 
     #[tokio::test]
     async fn the_timer_of_what_is_over_ends_nothing() {
         let mut pace = Pace::new(Some(Duration::from_millis(20)), HEAD, Clock::of_the_machine());
-        assert!(poll_fn(|context| Poll::Ready(pace.poll(Activity::Idle, context))).await.is_pending());
-        let busy = poll_fn(|context| pace.poll(Activity::Busy, context));
+        assert!(poll_fn(|context| Poll::Ready(pace.poll(Activity::Idle, 0, context))).await.is_pending());
+        let busy = poll_fn(|context| pace.poll(Activity::Busy, 0, context));
         assert!(tokio::time::timeout(Duration::from_millis(60), busy).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_came_and_went_between_two_looks_begins_the_patience_anew() {
+        let mut pace = Pace::new(Some(Duration::from_millis(40)), HEAD, Clock::of_the_machine());
+        for turn in 0..6 {
+            let idle = poll_fn(|context| pace.poll(Activity::Idle, turn, context));
+            assert!(tokio::time::timeout(Duration::from_millis(15), idle).await.is_err());
+        }
     }
 }

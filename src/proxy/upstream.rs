@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -96,6 +96,7 @@ pub struct Lease {
     pending: Pending,
     /// It has served an exchange before, so the server may be closing it this very moment.
     reused: bool,
+    doubtful: bool,
 }
 
 /// Counts an exchange with a server for as long as it lasts.
@@ -186,7 +187,14 @@ impl Upstream {
     async fn transmit(&self, lease: &mut Lease, request: Request<RequestBody>, exchange: &Exchange) -> Result<Sent, Denial> {
         match &mut lease.link {
             Link::Http1(link) => self.in_time(link.sender.try_send_request(request), &mut link.alarm, exchange).await,
-            Link::Http2(sender) => self.in_time(sender.try_send_request(request), &mut Alarm::default(), exchange).await,
+            Link::Http2(sender) => {
+                let sent = self.in_time(sender.try_send_request(request), &mut Alarm::default(), exchange).await;
+                if sent.is_err() {
+                    // It may have died without a word: who comes next gets another one.
+                    lease.pending.0.http2.take();
+                }
+                sent
+            }
         }
     }
 
@@ -234,7 +242,7 @@ impl Upstream {
         // Counted before there is a connection: who waits for one is work for the server, too.
         let pending = Pending::count(server);
         if let Some(link) = reuse.then(|| server.kept(self.speaks_http2())).flatten() {
-            return Some(Lease { link, pending, reused: true });
+            return Some(Lease { link, pending, reused: true, doubtful: false });
         }
         // Boxed: a connection is made now and then, and every request would carry the room for making one.
         let connecting = Box::pin(self.connect(server));
@@ -243,7 +251,7 @@ impl Upstream {
             None => connecting.await,
         };
         match link {
-            Ok(link) => Some(Lease { link, pending, reused: false }),
+            Ok(link) => Some(Lease { link, pending, reused: false, doubtful: false }),
             Err(error) => {
                 tracing::warn!(upstream = %self.name, server = %server, error = %error, cause = error.cause(), "no connection to the upstream");
                 None
@@ -264,6 +272,12 @@ impl Upstream {
         }
     }
 
+    fn http2(&self) -> http2::Builder<LocalExecutor> {
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder.timer(TokioTimer::new()).adaptive_window(true).keep_alive_interval(ASK_EVERY).keep_alive_timeout(ANSWER_WITHIN);
+        builder
+    }
+
     async fn handshake(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, server: &Server) -> Result<Link, ConnectError> {
         let stream = TokioIo::new(stream);
         match self.protocol {
@@ -276,8 +290,7 @@ impl Upstream {
                 Ok(Link::Http1(Http1Link { sender, alarm: Alarm::default(), _connection: EndOnDrop(connection) }))
             }
             UpstreamProtocol::Http2 => {
-                let (sender, connection) =
-                    http2::Builder::new(LocalExecutor).adaptive_window(true).handshake(stream).await.map_err(ConnectError::Http)?;
+                let (sender, connection) = self.http2().handshake(stream).await.map_err(ConnectError::Http)?;
                 tokio::task::spawn_local(async move {
                     let _ = connection.await;
                 });
@@ -287,6 +300,10 @@ impl Upstream {
         }
     }
 }
+
+/// How often an HTTP/2 server with requests under way is asked whether it is there, and how long it may take to answer.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
@@ -358,9 +375,19 @@ impl Idle {
 }
 
 impl Lease {
+    /// The connection must not be used again, however the reply ends.
+    pub(super) fn doubt(&mut self) {
+        self.doubtful = true;
+    }
+
     /// Keeps the connection for the next exchange. To be called when the reply was read to its end; if the request is still
     /// being sent, its connection is kept only once it was sent whole, and hyper says that nothing is left over.
+    ///
+    /// Nothing is kept of a connection whose reply was framed in a way that could be read otherwise.
     pub(super) fn give_back(self) {
+        if self.doubtful {
+            return;
+        }
         let Link::Http1(mut link) = self.link else { return };
         let server = Rc::clone(&self.pending.0);
         if link.sender.is_ready() {

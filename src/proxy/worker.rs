@@ -58,6 +58,8 @@ pub struct Plan {
     pub drain: Drain,
     /// For request ids: unlike for each worker and each start.
     pub seed: u64,
+    /// Told if the worker ends because it cannot work.
+    pub failed: mpsc::Sender<()>,
 }
 
 /// A thread that could not be started.
@@ -68,9 +70,16 @@ pub struct CannotStart(#[source] io::Error);
 /// Starts a worker on a thread of its own. It ends when it is drained.
 ///
 /// # Errors
-/// If there can be no thread or runtime, or an upstream's TLS cannot be set up.
+/// If there can be no thread. What goes wrong on it is told by [`Plan::failed`] and by joining it.
 pub fn start(number: usize, plan: Plan) -> Result<JoinHandle<Result<(), WorkerError>>, CannotStart> {
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || run(plan)).map_err(CannotStart)
+    let work = move || {
+        let failed = plan.failed.clone();
+        // One message is enough, whoever sends it.
+        run(plan).inspect_err(|_| {
+            let _ = failed.try_send(());
+        })
+    };
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(work).map_err(CannotStart)
 }
 
 /// Why a worker could not work.
@@ -90,7 +99,7 @@ fn run(plan: Plan) -> Result<(), WorkerError> {
 }
 
 async fn work(plan: Plan) -> Result<(), WorkerError> {
-    let Plan { gate, upstreams, limits, clock, metrics, access_log, listening, drain, seed } = plan;
+    let Plan { gate, upstreams, limits, clock, metrics, access_log, listening, drain, seed, .. } = plan;
     let upstreams = upstreams.iter().map(|(config, tls)| Upstream::new(config, tls.clone(), &limits)).collect::<Result<_, _>>();
     let worker = Rc::new(Worker {
         gate,
@@ -110,7 +119,8 @@ async fn work(plan: Plan) -> Result<(), WorkerError> {
     // Each connection holds a sender; when the last is gone, all have ended.
     let (open, mut all_ended) = mpsc::channel(1);
     for listening in listening {
-        let (accepting, listener) = Accepting::new(listening, Rc::clone(&worker), drain.clone(), open.clone()).map_err(WorkerError::Listen)?;
+        let (accepting, listener) =
+            Accepting::new(listening, Rc::clone(&worker), drain.clone(), open.clone()).map_err(WorkerError::Listen)?;
         tokio::task::spawn_local(listener::accept(accepting, listener));
     }
     drop(open);
