@@ -12,7 +12,7 @@ use martis_gateway::access::permission::Permissions;
 use martis_gateway::access::secret::Digest;
 use martis_gateway::access::time::Timestamp;
 use martis_gateway::index::{IndexWriter, IndexedKey, new_index};
-use martis_gateway::store::Epoch;
+use martis_gateway::store::{Epoch, Position};
 use martis_gateway::sync::snapshot::{Ending, SnapshotFile};
 
 #[cfg(feature = "jemalloc")]
@@ -35,7 +35,8 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = SnapshotFile::new(folder.path().join("keys.snapshot"));
     let start = Instant::now();
-    file.write(&reader, || Ending::of(&writer, Epoch::from_bytes([1; 16]), Vec::new())).expect("the snapshot is written");
+    file.write(&reader, || Ending::of(&writer, Position { revision: 1, ..Position::beginning(Epoch::from_bytes([1; 16])) }, Vec::new()))
+        .expect("the snapshot is written");
     report("snapshot written, seconds", start.elapsed().as_secs_f64());
     report("snapshot, bytes a key", std::fs::metadata(file.path()).expect("the snapshot").len() as f64 / keys as f64);
     drop((writer, reader));
@@ -44,7 +45,7 @@ fn main() {
     let (mut writer, reader) = new_index(None);
     let (found, faults) = file.find();
     let found = found.unwrap_or_else(|| panic!("the snapshot is good: {faults:?}"));
-    writer.swap(found.load, found.facts.revision, found.facts.heard_at);
+    writer.swap(found.load, found.facts.position.revision, found.facts.heard_at);
     report("snapshot loaded and in service, seconds", start.elapsed().as_secs_f64());
     assert_eq!(reader.len() as u64, keys);
 }

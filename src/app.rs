@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::access::address::AddressSet;
 use crate::clock::Clock;
@@ -18,7 +18,7 @@ use crate::config::{self, Config, ForwardingHeader, Limits, StoreUrl};
 use crate::drain::{self, DrainTrigger};
 use crate::gate::client_ip::ForwardingField;
 use crate::gate::{self, Gate, HeadLimits, HostTable, Served};
-use crate::health::{self, Health};
+use crate::health::{self, Draining, Health};
 use crate::index::{IndexReader, new_index};
 use crate::proxy::listener::{Bound as BoundListener, Sources};
 use crate::proxy::worker::{self, Plan, WorkerError};
@@ -50,6 +50,7 @@ pub struct Bound {
     answers: Health,
     reload: Reload,
     log_control: AccessLogControl,
+    failures: mpsc::Receiver<()>,
 }
 
 /// What can be read anew while a node runs. Cheap to clone.
@@ -119,7 +120,9 @@ pub async fn bind(config: Config, clock: Clock, random: Random) -> Result<Bound>
         index: &index,
         random: &random,
     };
-    let workers = start_workers(&shared, listeners, drained)?;
+    let (failed, failures) = mpsc::channel(1);
+    let workers = start_workers(&shared, listeners, &drained, &failed)?;
+    drop(drained);
     Ok(Bound {
         listeners: addresses,
         admin: admin_socket.local_addr()?,
@@ -129,10 +132,11 @@ pub async fn bind(config: Config, clock: Clock, random: Random) -> Result<Bound>
         workers,
         drain,
         drain_timeout: limits.drain_timeout,
-        answers: Health { index, sync: sync.state(), metrics, clock },
+        answers: Health { index, sync: sync.state(), metrics, clock, draining: Draining::default() },
         sync,
         reload,
         log_control,
+        failures,
     })
 }
 
@@ -155,15 +159,20 @@ impl Bound {
     ///
     /// # Errors
     /// If a worker or the admin listener failed.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let (stop, stopped) = drain::channel();
+        let draining = self.answers.draining.clone();
         let pages = health::router(self.answers);
         let admin_pages = if self.health_socket.is_some() { axum::Router::new() } else { pages.clone() };
         let admin = tokio::spawn(serve_pages(self.admin_socket, admin_pages, stopped.clone()));
         let health = self.health_socket.map(|socket| tokio::spawn(serve_pages(socket, pages, stopped.clone())));
         drop(stopped);
 
-        shutdown.await;
+        tokio::select! {
+            () = shutdown => {}
+            Some(()) = self.failures.recv() => tracing::error!("a worker failed: the node stops"),
+        }
+        draining.begin();
         tracing::info!("draining: no new connections, open requests are finished");
         if !self.drain.drain(self.drain_timeout).await {
             tracing::warn!("some requests did not finish within limits.drain_timeout and were cut off");
@@ -207,7 +216,8 @@ struct Shared<'a> {
 fn start_workers(
     shared: &Shared<'_>,
     listeners: Vec<BoundListener>,
-    drain: drain::Drain,
+    drain: &drain::Drain,
+    failed: &mpsc::Sender<()>,
 ) -> Result<Vec<JoinHandle<Result<(), WorkerError>>>> {
     let slots = shared.limits.connections.map(|limit| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))));
     let sources = Sources::default();
@@ -224,6 +234,7 @@ fn start_workers(
                 access_log: shared.access_log.clone(),
                 listening: shares.iter_mut().filter_map(Vec::pop).collect(),
                 drain: drain.clone(),
+                failed: failed.clone(),
                 seed: u64::from_le_bytes(shared.random.bytes().context("draw a seed for request ids")?),
             };
             worker::start(number, plan).context("start the data plane")

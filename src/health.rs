@@ -1,6 +1,8 @@
 //! What strangers may ask a node: whether it lives, whether it may serve, and its counts. Served on the listener of the admin
 //! API, or on one of its own, never on one for requests of the API.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +27,22 @@ pub struct Health {
     pub sync: watch::Receiver<SyncState>,
     pub metrics: Metrics,
     pub clock: Clock,
+    pub draining: Draining,
+}
+
+/// Whether the node has been told to stop: from then on nobody is to send it anything new. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+impl Draining {
+    /// Begins, for good.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// `/healthz`, `/readyz` and `/metrics`.
@@ -56,12 +74,17 @@ struct Readiness {
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let now = health.clock.now();
-    let ready = health.index.may_serve(now);
+    let draining = health.draining.has_begun();
+    let ready = health.index.may_serve(now) && !draining;
     let state = health.sync.borrow().clone();
     let age = health.index.heard_at().map(|heard_at| now.since(heard_at));
     let readiness = Readiness {
         ready,
-        warning: warning(ready, age),
+        warning: if draining {
+            Some("the node stops: it finishes open requests and takes no new ones".to_owned())
+        } else {
+            warning(ready, age)
+        },
         revision: health.index.heard_at().map(|_| health.index.revision()),
         keys: health.index.len(),
         age_seconds: age.map(|age| age.as_secs_f64()),
@@ -89,4 +112,26 @@ fn warning(ready: bool, age: Option<Duration>) -> Option<String> {
 
 async fn metrics_page(State(health): State<Health>) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], health.metrics.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TestClock;
+    use crate::index::{IndexWriter, new_index};
+
+    #[tokio::test]
+    async fn a_node_is_not_ready_from_the_moment_on_that_it_drains() {
+        let clock = TestClock::at(Timestamp::from_millis(1_700_000_000_000)).clock();
+        let (mut writer, index) = new_index(None);
+        writer.swap(IndexWriter::load(1), 1, clock.now());
+        let state = SyncState { store: StoreState::Followed, store_since: clock.now(), index: None, problem: None };
+        let (_state, sync) = watch::channel(state);
+        let metrics = Metrics::new(clock.clone());
+        let health = Health { index, sync, metrics, clock, draining: Draining::default() };
+        let status = async || readyz(State(health.clone())).await.into_response().status();
+        assert_eq!(status().await, StatusCode::OK);
+        health.draining.begin();
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

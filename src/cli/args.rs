@@ -35,7 +35,8 @@ pub struct Arguments {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run a node until SIGTERM or Ctrl-C; SIGHUP reloads certificates and reopens the access log.
+    /// Run a node until SIGTERM or Ctrl-C (a second one ends it at once, with exit code 1); SIGHUP reloads certificates and
+    /// reopens the access log.
     Serve,
     /// Run a whole system in a temporary folder and print the curl lines to try.
     Demo(Demo),
@@ -113,8 +114,8 @@ pub enum Keys {
         #[command(flatten)]
         key: OneKey,
         /// How long the replaced key goes on: 0s to 30d; 0s revokes it now.
-        #[arg(long, value_name = "DURATION", default_value = "24h")]
-        overlap: String,
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+        overlap: Duration,
     },
     /// Refuse requests with a key until it is resumed.
     Pause(OneKey),
@@ -202,11 +203,13 @@ pub struct Page {
 
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("change").required(true)))]
+// An id behind the addresses would be taken for one of them.
+#[command(override_usage = "martis-gateway keys restrict [OPTIONS] <ID> <--allow-ip <CIDR>...|--on|--off>")]
 pub struct RestrictKey {
     #[command(flatten)]
     pub key: OneKey,
     /// The addresses and ranges that it may be used from, in place of those before; also switches the restrictions on.
-    #[arg(long, value_name = "CIDR", num_args = 1.., group = "change")]
+    #[arg(long, value_name = "CIDR", num_args = 1.., group = "change", value_parser = no_id)]
     pub allow_ip: Vec<String>,
     /// Switch the restrictions on, with the list as it is.
     #[arg(long, group = "change")]
@@ -266,6 +269,14 @@ pub enum NodesCommand {
 pub enum Store {
     /// Make this store, put back from a backup perhaps, the truth for nodes that knew a newer one.
     Accept,
+}
+
+/// An address or a range, which the keyring judges; but not the id of a key, which was meant to be something else.
+fn no_id(text: &str) -> Result<String, String> {
+    match KeyId::parse(text) {
+        Ok(id) => Err(format!("this is the id of a key and goes in front of the addresses: keys restrict {id} --allow-ip CIDR...")),
+        Err(_) => Ok(text.to_owned()),
+    }
 }
 
 fn environments() -> PossibleValuesParser {

@@ -1,7 +1,8 @@
 //! `check`: everything that would keep a node from starting with this configuration, at once and without starting.
 //!
-//! Nothing is left behind: folders and files that a node would make are only looked at. An address that is in use is a
-//! warning, since it may well be the running node that the configuration is meant for.
+//! Nothing is changed, and nothing left behind: the store is looked through for damage and keeps its schema; folders and files
+//! that a node would make are only looked at. An address that is in use is a warning, since it may well be the running node
+//! that the configuration is meant for.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -10,12 +11,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::operator::store_path;
+use super::operator::{may_make_store, store_path};
 use super::output::{self, BAD, GOOD, Output, counted};
 use super::{Told, times};
 use crate::clock::Clock;
 use crate::config::{self, AccessLog, Config, Problems};
-use crate::store::{OpenOptions, Random, Store, StoreError};
+use crate::store::{Examined, StoreError, examine};
 use crate::sync::snapshot::{SnapshotError, show};
 use crate::tls::{self, ListenerCertificates};
 
@@ -149,13 +150,11 @@ fn in_use(address: SocketAddr) -> String {
 /// What there is in the store, or that there is none yet.
 async fn store(config: &Config) -> Result<String> {
     let path = store_path(config)?;
-    match Store::open(path, OpenOptions { create: false }, &Random::of_the_machine()).await {
-        Ok(store) => {
-            let (position, keys) = (store.position().await?, store.count_keys().await?);
-            store.close().await;
-            Ok(format!("the store has {} at revision {}", counted(keys, "key"), position.revision))
-        }
+    match examine(path).await {
+        Ok(Examined::Store { keys, revision }) => Ok(format!("the store has {} at revision {revision}", counted(keys, "key"))),
+        Ok(Examined::Older { schema }) => Ok(format!("the store has schema {schema}, which the next start brings up to date")),
         Err(StoreError::Missing { .. }) => {
+            may_make_store(config)??;
             writable(path, MayMake::Folders).with_context(|| format!("make the store {}", path.display()))?;
             Ok("the store is made at the first start".to_owned())
         }

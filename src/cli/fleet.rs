@@ -12,6 +12,7 @@ use super::times;
 use crate::access::time::Timestamp;
 use crate::keyring::Keyring;
 use crate::keyring::view::{NodeView, Page};
+use crate::sync::snapshot::SnapshotFile;
 
 pub async fn nodes(operator: &Operator, asked: Option<NodesCommand>, output: Output) -> Result<()> {
     match asked {
@@ -63,7 +64,9 @@ pub async fn store(operator: &Operator, asked: &Store, output: Output) -> Result
 }
 
 async fn accept(operator: &Operator, keyring: &Keyring, output: Output) -> Result<()> {
-    let position = keyring.accept_store(&operator.actor).await?;
+    // A node that does not run now judges the store by its snapshot when it starts.
+    let known = SnapshotFile::new(operator.config.snapshot.path.clone()).epochs();
+    let position = keyring.accept_store(&operator.actor, &known).await?;
     let accepted = Accepted { epoch: position.epoch.to_string(), revision: position.revision };
     output.answer(&accepted, |accepted, out| {
         writeln!(out, "From now on nodes take this store for the truth: epoch {}, revision {}.", accepted.epoch, accepted.revision)

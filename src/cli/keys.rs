@@ -1,6 +1,7 @@
 //! `keys`: what people do to keys, and how they are told what came of it.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -33,7 +34,7 @@ impl Desk<'_> {
             Keys::Show(key) => self.show(key.id).await,
             Keys::Rename { key, name } => self.edit(key.id, Edit { name: Some(name), ip_restrictions: None }).await,
             Keys::Restrict(asked) => self.restrict(asked).await,
-            Keys::Rotate { key, overlap } => self.rotate(key.id, &overlap).await,
+            Keys::Rotate { key, overlap } => self.rotate(key.id, overlap).await,
             Keys::Pause(key) => self.changed(self.keyring.pause(&self.operator.actor, key.id).await?, "Paused"),
             Keys::Resume(key) => self.changed(self.keyring.resume(&self.operator.actor, key.id).await?, "Resumed"),
             Keys::Revoke { key, reason, yes } => self.revoke(key.id, reason.as_deref(), yes).await,
@@ -53,7 +54,7 @@ impl Desk<'_> {
             expires_at: new.expires_in.map(|lifetime| self.now.plus(lifetime).to_string()),
         };
         let created = self.keyring.create(&self.operator.actor, &new).await?;
-        let shown = self.output.answer(&created, |created, out| {
+        let shown = self.output.answer_once(&created, |created, out| {
             write_key(&created.key, self.now, out)?;
             output::secret(out, &created.secret)?;
             write_confirmation(&created.confirmation, out)
@@ -87,19 +88,23 @@ impl Desk<'_> {
     }
 
     async fn edit(&self, id: KeyId, edit: Edit) -> Result<()> {
+        // Who may pass is not altered by a name: it does not matter which nodes know it.
+        let matters = edit.ip_restrictions.is_some();
         let edited = self.keyring.edit(&self.operator.actor, id, &edit).await?;
         self.output.answer(&edited, |edited, out| {
             write_key(&edited.key, self.now, out)?;
-            // Who may pass is not altered by a name.
-            if edit.ip_restrictions.is_some() { write_confirmation(&edited.confirmation, out) } else { Ok(()) }
+            if matters { write_confirmation(&edited.confirmation, out) } else { Ok(()) }
         })?;
-        warn_of_silence(&edited.confirmation, self.operator.clock.now());
+        if matters {
+            warn_of_silence(&edited.confirmation, self.operator.clock.now());
+        }
         Ok(())
     }
 
-    async fn rotate(&self, id: KeyId, overlap: &str) -> Result<()> {
-        let rotated = self.keyring.rotate(&self.operator.actor, id, Some(overlap)).await?;
-        let shown = self.output.answer(&rotated, |rotated, out| {
+    async fn rotate(&self, id: KeyId, overlap: Duration) -> Result<()> {
+        let overlap = format!("{}ms", overlap.as_millis());
+        let rotated = self.keyring.rotate(&self.operator.actor, id, Some(&overlap)).await?;
+        let shown = self.output.answer_once(&rotated, |rotated, out| {
             write_key(&rotated.key, self.now, out)?;
             output::secret(out, &rotated.secret)?;
             match rotated.old.expires_at {

@@ -83,7 +83,7 @@ fn at_once(command: impl Future<Output = Result<()>>) -> Result<()> {
 fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut commands(), "martis-gateway", &mut script);
-    io::stdout().write_all(&script).context("write to standard output")
+    output::read_or_left(io::stdout().write_all(&script))
 }
 
 fn conclude(done: Result<()>) -> ExitCode {

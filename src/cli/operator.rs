@@ -8,7 +8,9 @@ use super::{Told, output};
 use crate::clock::Clock;
 use crate::config::{self, Config, StoreUrl};
 use crate::keyring::{Actor, ActorKind, Keyring};
-use crate::store::{OpenOptions, Random, Store};
+use crate::store::{OpenOptions, Random, Store, StoreError};
+use crate::sync;
+use crate::sync::snapshot::SnapshotFile;
 
 /// The operator at the command line.
 #[derive(Debug)]
@@ -36,12 +38,15 @@ impl Operator {
         self.with_keyring_of(OpenOptions { create: false }, work).await
     }
 
-    /// The same; a missing store is made.
+    /// The same; a missing store is made, by the same rule as a node does it.
     ///
     /// # Errors
     /// A store that can be neither opened nor made, and those of `work`.
     pub async fn with_keyring_of_a_new_store(&self, work: impl AsyncFnOnce(&Keyring) -> Result<()>) -> Result<()> {
-        self.with_keyring_of(OpenOptions { create: true }, work).await
+        match self.with_keyring_of(OpenOptions { create: may_make_store(&self.config)?.is_ok() }, work).await {
+            Err(error) if is_missing(&error) => Err(may_make_store(&self.config)?.err().map_or(error, Into::into)),
+            done => done,
+        }
     }
 
     async fn with_keyring_of(&self, options: OpenOptions, work: impl AsyncFnOnce(&Keyring) -> Result<()>) -> Result<()> {
@@ -64,6 +69,18 @@ pub fn load_config(flag: Option<&Path>) -> Result<Config> {
         output::note(problems.render(true));
         Told.into()
     })
+}
+
+/// Whether a missing store may be made.
+///
+/// # Errors
+/// A kind of store that this release does not have; within, what a node says that makes none.
+pub fn may_make_store(config: &Config) -> Result<Result<(), sync::Mislaid>> {
+    Ok(sync::may_make_store(store_path(config)?, &SnapshotFile::new(config.snapshot.path.clone())))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Missing { .. }))
 }
 
 /// # Errors

@@ -2,7 +2,7 @@
 //! standard error. Colour only where a terminal shows it and NO_COLOR does not forbid it.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context, Result};
@@ -19,6 +19,7 @@ pub const WARN: Style = AnsiColor::Yellow.on_default();
 pub const QUIET: Style = Style::new().dimmed();
 pub const STRONG: Style = Style::new().bold();
 
+const CANNOT_WRITE: &str = "write to standard output";
 /// In characters, with the space beside it.
 const NARROW: u16 = 18;
 
@@ -37,13 +38,40 @@ impl Output {
         self.json
     }
 
-    /// Shows an answer: as it is to programs, as `for_people` writes it to people.
+    /// Shows an answer: as it is to programs, as `for_people` writes it to people. It is no error if they do not read it to the end.
     ///
     /// # Errors
     /// If standard output takes no more.
     pub fn answer<T: Serialize>(self, answer: &T, for_people: impl FnOnce(&T, &mut dyn Write) -> io::Result<()>) -> Result<()> {
-        let shown = if self.json { write_json(answer) } else { for_people(answer, &mut anstream::stdout().lock()) };
-        shown.context("write to standard output")
+        read_or_left(self.show(answer, for_people))
+    }
+
+    /// As [`Output::answer`], for what can never be shown again: that nobody reads it is an error, too.
+    ///
+    /// # Errors
+    /// If standard output takes no more.
+    pub fn answer_once<T: Serialize>(self, answer: &T, for_people: impl FnOnce(&T, &mut dyn Write) -> io::Result<()>) -> Result<()> {
+        self.show(answer, for_people).context(CANNOT_WRITE)
+    }
+
+    fn show<T: Serialize>(self, answer: &T, for_people: impl FnOnce(&T, &mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        if self.json {
+            return write_json(answer);
+        }
+        let mut out = anstream::stdout().lock();
+        for_people(answer, &mut out)?;
+        out.flush()
+    }
+}
+
+/// What was written to standard output: whoever reads it may have enough, as `| head -1` has after a line.
+///
+/// # Errors
+/// Any other than that.
+pub fn read_or_left(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context(CANNOT_WRITE),
     }
 }
 

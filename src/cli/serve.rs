@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::operator::load_config;
 use super::output::Output;
@@ -21,7 +22,11 @@ pub fn serve(config: Option<&Path>, output: Output) -> Result<()> {
     let clock = Clock::of_the_machine();
     let format = if output.is_json() { Format::Json } else { Format::for_standard_error() };
     log::init(config.log.level.name(), format, &app::node_name(&config.node.name), clock.clone())?;
-    runtime()?.block_on(node(config, clock))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(node(config, clock));
+    // After a second signal there are threads that wait for requests to end: nobody waits for those.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The control runtime of a node.
@@ -32,13 +37,24 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 
 async fn node(config: Config, clock: Clock) -> Result<()> {
     // Before anything is served: a signal that comes early is not to end the process half-way.
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let schemes: Vec<_> = config.listeners.iter().map(scheme).collect();
     let bound = app::bind(config, clock, Random::of_the_machine()).await?;
     announce(&bound, &schemes);
     let reload = bound.reload();
-    bound.run(signals.until_stopped(reload)).await
+    let (tell, told) = oneshot::channel();
+    let told_twice = async {
+        signals.until_told_to_stop(&reload).await;
+        // It is read as long as the node runs.
+        let _ = tell.send(());
+        signals.until_told_to_stop(&reload).await;
+    };
+    let told = async { drop(told.await) };
+    tokio::select! {
+        ended = bound.run(told) => ended,
+        () = told_twice => bail!("stopped at once, as a second signal asked for: open requests were cut off"),
+    }
 }
 
 const fn scheme(listener: &Listener) -> &'static str {
@@ -73,7 +89,7 @@ impl Signals {
     }
 
     /// Reloads at each SIGHUP, until SIGTERM or Ctrl-C.
-    async fn until_stopped(mut self, reload: Reload) {
+    async fn until_told_to_stop(&mut self, reload: &Reload) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,

@@ -74,7 +74,7 @@ fn verified(path: &Path) -> Verified {
         Ok((facts, _)) => (None, Some(facts)),
         Err(error) => (Some(in_one_line(&error)), None),
     };
-    Verified { path: path.to_owned(), problem, revision: facts.map(|facts| facts.revision), keys: facts.map(|facts| facts.keys) }
+    Verified { path: path.to_owned(), problem, revision: facts.map(|facts| facts.position.revision), keys: facts.map(|facts| facts.keys) }
 }
 
 fn in_one_line(error: &SnapshotError) -> String {
@@ -99,8 +99,8 @@ fn view(path: &Path, facts: &Facts) -> SnapshotView {
     SnapshotView {
         path: path.to_owned(),
         format: facts.format,
-        epoch: facts.epoch.to_string(),
-        revision: facts.revision,
+        epoch: facts.position.epoch.to_string(),
+        revision: facts.position.revision,
         heard_at: facts.heard_at,
         keys: facts.keys,
         suspended_accounts: facts.suspended_accounts,

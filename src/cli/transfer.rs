@@ -1,7 +1,7 @@
 //! `keys import` and `keys export`: files of a key a line, of any length.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::keys::{warn_of_silence, write_confirmation};
 use super::operator::Operator;
 use super::output::{self, Output, counted};
-use crate::keyring::{Keyring, Progress};
+use crate::keyring::{Keyring, KeyringError, Progress};
 
 /// How much is written at a time.
 const BUFFER: usize = 1 << 20;
@@ -68,18 +68,21 @@ pub async fn export(keyring: &Keyring, path: &Path, output: Output) -> Result<()
     bar.set_length(keyring.store().count_keys().await?);
     bar.set_message("writing");
     let mut show = |keys| bar.set_position(keys);
-    let exported = match path {
-        path if path == Path::new("-") => keyring.export(&mut BufWriter::with_capacity(BUFFER, io::stdout()), &mut show).await?,
-        path => export_to_file(keyring, path, &mut show).await?,
-    };
-    bar.finish_and_clear();
-    let told = |exported: &Exported, out: &mut dyn Write| writeln!(out, "Exported {}.", counted(exported.keys, "key"));
     if path == Path::new("-") {
-        // Standard output has the keys.
-        output::note(format_args!("Exported {}.", counted(exported, "key")));
-        return Ok(());
+        let exported = keyring.export(&mut BufWriter::with_capacity(BUFFER, io::stdout()), &mut show).await;
+        bar.finish_and_clear();
+        return match exported {
+            Err(KeyringError::Output(error)) => output::read_or_left(Err(error)),
+            exported => {
+                // Standard output has the keys.
+                output::note(format_args!("Exported {}.", counted(exported?, "key")));
+                Ok(())
+            }
+        };
     }
-    output.answer(&Exported { keys: exported }, told)
+    let keys = export_to_file(keyring, path, &mut show).await?;
+    bar.finish_and_clear();
+    output.answer(&Exported { keys }, |exported, out| writeln!(out, "Exported {}.", counted(exported.keys, "key")))
 }
 
 /// Written beside and put into place whole, for its owner alone; to a device or a pipe as it comes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::FailureBudget;
 use super::problems::{Fault, nearest, quoted};
 use super::read::{FromScalar, Scalar};
+use crate::access::time::{NoDuration, parse_duration};
 
 /// Longer than any wait makes sense, and short enough to be added to any moment.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -62,14 +63,11 @@ impl FromScalar for Duration {
 
     fn from_scalar(scalar: &Scalar<'_>) -> Result<Self, Fault> {
         let text = scalar.text()?;
-        // One number and one short unit: the parser behind takes "2 years 5min", too, which nobody reads at a glance.
-        let (_, unit) = number_and_unit(text).ok_or(Fault::Form)?;
-        if !["ms", "s", "m", "h", "d"].contains(&unit) {
-            return Err(Fault::Form);
+        match parse_duration(text) {
+            Ok(duration) if duration <= LONGEST => Ok(duration),
+            Ok(_) | Err(NoDuration::TooLong) => Err(Fault::helped(format!("{} is too long", quoted(text)), "write at most \"365d\"")),
+            Err(NoDuration::Form) => Err(Fault::Form),
         }
-        let too_long = || Fault::helped(format!("{} is too long", quoted(text)), "write at most \"365d\"");
-        let duration = humantime::parse_duration(text).map_err(|_| too_long())?;
-        if duration > LONGEST { Err(too_long()) } else { Ok(duration) }
     }
 }
 
@@ -157,7 +155,7 @@ fn or_word<T: FromScalar>(scalar: &Scalar<'_>, word: &str) -> Result<Option<T>, 
     }
 }
 
-/// `30s` as `30` and `s`.
+/// `32KiB` as `32` and `KiB`.
 fn number_and_unit(text: &str) -> Option<(&str, &str)> {
     let (number, unit) = text.split_at_checked(text.find(|c: char| !c.is_ascii_digit())?)?;
     (!number.is_empty()).then_some((number, unit))

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -43,7 +44,7 @@ pub(super) fn check(raw: raw::File, folder: &Path, problems: &mut Problems) -> C
         permission_names,
         client_address: check.client_address(raw.client_address.or_default(), &defaults.client_address),
         rates: check.rates(raw.rates.or_default()),
-        limits: limits(raw.limits.or_default(), &defaults.limits),
+        limits: check.limits(raw.limits.or_default(), &defaults.limits),
         admin: check.admin(admin, &defaults.admin),
         health: check.health(health),
         log: check.log(raw.log.or_default(), defaults.log),
@@ -137,7 +138,13 @@ impl Check<'_> {
     }
 
     fn rates(&mut self, raw: raw::Rates) -> Rates {
-        Rates { key: raw.key.given().map(|rate| self.rate(rate)), account: raw.account.given().map(|rate| self.rate(rate)) }
+        let rates = Rates { key: raw.key.given().map(|rate| self.rate(rate)), account: raw.account.given().map(|rate| self.rate(rate)) };
+        for (name, rate) in [("key", rates.key), ("account", rates.account)] {
+            if rate.is_some() {
+                self.warnings.push(not_enforced("[rates]", name));
+            }
+        }
+        rates
     }
 
     fn rate(&mut self, raw: Spanned<raw::Rate>) -> Rate {
@@ -157,6 +164,21 @@ impl Check<'_> {
             );
         }
         Rate { per_second: count(raw.per_second), burst: count(raw.burst), per_day: count(raw.per_day) }
+    }
+
+    fn limits(&mut self, raw: raw::Limits, defaults: &Limits) -> Limits {
+        let limits = limits(raw, defaults);
+        // The shipped file says the defaults, and of one that is off there is nothing to enforce.
+        let set = |limit: Option<Duration>, default| limit.is_some() && limit != default;
+        let failures = limits.failed_authentications;
+        let settings = [
+            ("body_gap", set(limits.body_gap, defaults.body_gap)),
+            ("stream_idle_timeout", set(limits.stream_idle_timeout, defaults.stream_idle_timeout)),
+            ("reply_gap", set(limits.reply_gap, defaults.reply_gap)),
+            ("failed_authentications", failures.is_some() && failures != defaults.failed_authentications),
+        ];
+        self.warnings.extend(settings.iter().filter(|(_, set)| *set).map(|(name, _)| not_enforced("[limits]", name)));
+        limits
     }
 
     fn admin(&mut self, raw: raw::Admin, defaults: &Admin) -> Admin {
@@ -196,8 +218,13 @@ impl Check<'_> {
                 true => format!("{} is already the address of {}", pointed.address, hidden.named()),
                 false => format!("{} collides with {}, the address of {}", pointed.address, hidden.address, hidden.named()),
             };
+            let is_ipv4 = |address: SocketAddr| address.ip().to_canonical().is_ipv4();
+            let help = match is_ipv4(other.address) == is_ipv4(address) {
+                true => "give each an address or a port of its own",
+                false => "\"[::]\" takes IPv4, too: leave the other one out, or give each a port of its own",
+            };
             let place = pointed.span.clone().unwrap_or_default();
-            self.problems.add_with_help(&place, message, "give each an address or a port of its own");
+            self.problems.add_with_help(&place, message, help);
         }
         self.addresses.push(Taken { address, by, span });
     }
@@ -297,11 +324,20 @@ fn open(path: &Path) -> Result<(), String> {
     if metadata.is_file() { File::open(path).map(drop).map_err(why) } else { Err("this is not a file".to_owned()) }
 }
 
+/// A setting that stands for something that is not there yet. Whoever sets it relies on it.
+fn not_enforced(section: &str, name: &str) -> String {
+    format!("`{name}` of {section} has no effect: this release reads it and does not enforce it")
+}
+
 /// Whether two listen on the same port of the same address. A port 0 is another one each time.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_family = one.is_ipv4() == other.is_ipv4();
-    let same_address = one.ip() == other.ip() || (same_family && (one.ip().is_unspecified() || other.ip().is_unspecified()));
-    one.port() == other.port() && one.port() != 0 && same_address
+    let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port() && one.port() != 0 && (first == second || takes(first, second) || takes(second, first))
+}
+
+/// Whether whoever listens on `all` gets what is sent to `one`: `0.0.0.0` is all of IPv4, and `::` all of both families.
+fn takes(all: IpAddr, one: IpAddr) -> bool {
+    all.is_unspecified() && (all.is_ipv6() || one.is_ipv4())
 }
 
 fn is_loopback(address: SocketAddr) -> bool {

@@ -422,6 +422,43 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_are_not_enforced_yet_get_a_warning_each() {
+        let warned = warnings(
+            "[rates]\nkey = { per_second = 5 }\naccount = { per_day = 9 }\n\
+             [limits]\nbody_gap = \"1s\"\nreply_gap = \"1s\"\nstream_idle_timeout = \"1s\"\nfailed_authentications = \"5/1m\"\n",
+        );
+        for name in ["key", "account", "body_gap", "reply_gap", "stream_idle_timeout", "failed_authentications"] {
+            let about = warned.iter().filter(|warning| warning.starts_with(&format!("`{name}` of [")) && warning.contains("has no effect"));
+            assert_eq!(about.count(), 1, "{name}: {warned:?}");
+        }
+        assert_eq!(warned.len(), 6);
+        // The shipped file says the defaults; and what is off is off.
+        assert!(warnings(Config::default_text()).is_empty());
+        assert!(warnings("[limits]\nbody_gap = \"off\"\nfailed_authentications = \"off\"\n").is_empty());
+    }
+
+    #[test]
+    fn two_that_would_get_the_same_connections_collide() {
+        let collide = |one: &str, other: &str| {
+            let text = format!("[[listeners]]\naddress = \"{one}:8443\"\n[[listeners]]\naddress = \"{other}:8443\"\n");
+            read(&text).is_err_and(|problems| problems.len() == 1 && problems.iter().all(|problem| problem.message.contains("8443")))
+        };
+        for (one, other) in [
+            ("0.0.0.0", "[::]"),
+            ("127.0.0.1", "[::]"),
+            ("[::1]", "[::]"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("127.0.0.1", "[::ffff:127.0.0.1]"),
+            ("0.0.0.0", "[::ffff:127.0.0.1]"),
+        ] {
+            assert!(collide(one, other) && collide(other, one), "{one} and {other}");
+        }
+        for (one, other) in [("0.0.0.0", "[::1]"), ("127.0.0.1", "[::1]"), ("127.0.0.1", "127.0.0.2")] {
+            assert!(!collide(one, other) && !collide(other, one), "{one} and {other}");
+        }
+    }
+
+    #[test]
     fn the_password_of_a_store_is_not_in_its_debug_output() {
         let config = read("[store]\nurl = \"postgres://martis:hunter2@db/keys\"\n").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));

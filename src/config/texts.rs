@@ -176,7 +176,7 @@ impl FromScalar for StoreUrl {
     const WHAT: &'static str = "a store";
 
     fn form() -> String {
-        "\"sqlite:PATH\" or \"postgres://USER@HOST/DATABASE\"".to_owned()
+        "\"sqlite:PATH\"".to_owned()
     }
 
     fn from_scalar(scalar: &Scalar<'_>) -> Result<Self, Fault> {

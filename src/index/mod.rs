@@ -5,14 +5,17 @@
 //! in the order of their revisions. Revoked keys stay as tombstones. A load that fails swaps nothing: the last good index stays
 //! in service and its age shows. Look-ups are by closure: neither a guard of the map nor a reference into it leaves this file.
 //!
+//! The age of an index counts by the wall clock, so that it outlives the process. A clock that is set back must not make an
+//! index younger: [`IndexWriter::aging`] gives the handle with which somebody who knows the monotonic time sees to that.
+//!
 //! Deliberately absent: anything that waits. There is no store, no network, no clock and no `async` here.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -33,6 +36,7 @@ pub fn new_index(max_staleness: Option<Duration>) -> (IndexWriter, IndexReader) 
         generation: ArcSwap::from_pointee(Generation::with_room_for(0)),
         revision: AtomicU64::new(0),
         heard_at: AtomicI64::new(NEVER_HEARD),
+        heard_by: Mutex::new(None),
         max_staleness: max_staleness.map_or(i64::MAX, |limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)),
     });
     (IndexWriter { shared: Arc::clone(&shared) }, IndexReader { shared })
@@ -76,6 +80,12 @@ pub struct IndexWriter {
     shared: Arc<Shared>,
 }
 
+/// The part of the write side that lets an index grow old. Cheap to clone.
+#[derive(Clone)]
+pub struct Aging {
+    shared: Arc<Shared>,
+}
+
 /// A whole index being built aside.
 pub struct Load(Generation);
 
@@ -102,8 +112,11 @@ const NEVER_HEARD: i64 = i64::MIN;
 struct Shared {
     generation: ArcSwap<Generation>,
     revision: AtomicU64,
-    /// When the store last said what its newest revision is, in milliseconds since the Unix epoch.
+    /// When the store last said what its newest revision is, in milliseconds since the Unix epoch. Written under the lock of
+    /// `heard_by` alone.
     heard_at: AtomicI64,
+    /// The same by the monotonic clock; none until that is known. No request comes near it.
+    heard_by: Mutex<Option<Instant>>,
     /// In milliseconds.
     max_staleness: i64,
 }
@@ -180,7 +193,7 @@ impl IndexWriter {
         self.shared.generation.store(Arc::new(load.0));
         self.shared.revision.store(revision, Ordering::Release);
         // Last: with it the index may serve.
-        self.shared.heard_at.store(heard_at.millis(), Ordering::Release);
+        self.shared.heard(heard_at, None);
     }
 
     /// Puts the change of the next revision into service. The next decision sees it.
@@ -200,14 +213,47 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// The store said what its newest revision is, and it is the one in service.
-    pub fn heard(&self, at: Timestamp) {
-        self.shared.heard_at.store(at.millis(), Ordering::Release);
+    /// The store said what its newest revision is, and it is the one in service; when, by both clocks.
+    pub fn heard(&self, at: Timestamp, by: Instant) {
+        self.shared.heard(at, Some(by));
+    }
+
+    /// For whoever watches the time.
+    pub fn aging(&self) -> Aging {
+        Aging { shared: Arc::clone(&self.shared) }
     }
 
     /// The accounts that are suspended; of others nothing is kept.
     pub fn suspended(&self) -> Vec<AccountId> {
         self.shared.generation.load().suspended.load().iter().copied().collect()
+    }
+}
+
+impl Aging {
+    /// Sees to it that the index is no younger than the monotonic time since the store was heard from, whatever became of the
+    /// wall clock meanwhile: if it would be, the moment of hearing is put back. To be called often enough for the lease to end
+    /// in time, with the present by both clocks.
+    pub fn pass(&self, now: Timestamp, monotonic: Instant) {
+        let mut heard_by = self.shared.heard_by.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard_at = self.shared.heard_at.load(Ordering::Acquire);
+        if heard_at == NEVER_HEARD {
+            return;
+        }
+        // An index that came with nothing but a time is as old as that says, and grows older from here on.
+        let so_old = || monotonic.checked_sub(now.since(Timestamp::from_millis(heard_at))).unwrap_or(monotonic);
+        let age = monotonic.saturating_duration_since(*heard_by.get_or_insert_with(so_old));
+        let latest = now.minus(age).millis();
+        if latest < heard_at {
+            self.shared.heard_at.store(latest, Ordering::Release);
+        }
+    }
+}
+
+impl Shared {
+    fn heard(&self, at: Timestamp, by: Option<Instant>) {
+        let mut heard_by = self.heard_by.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard_by = by;
+        self.heard_at.store(at.millis(), Ordering::Release);
     }
 }
 
@@ -296,6 +342,12 @@ impl fmt::Debug for IndexWriter {
     }
 }
 
+impl fmt::Debug for Aging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aging").finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Load").field("keys", &self.len()).finish_non_exhaustive()
@@ -352,9 +404,32 @@ mod tests {
         writer.swap(IndexWriter::load(0), 3, at(100));
         assert!(reader.may_serve(at(150)));
         assert!(!reader.may_serve(at(151)));
-        writer.heard(at(151));
+        writer.heard(at(151), Instant::now());
         assert!(reader.may_serve(at(201)));
         assert_eq!(reader.lease_ends(), Some(at(201)));
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_makes_no_lease_longer() {
+        let (began, millis) = (Instant::now(), Duration::from_millis);
+        let (mut writer, reader) = new_index(Some(millis(50)));
+        let aging = writer.aging();
+        aging.pass(at(100), began);
+        writer.swap(IndexWriter::load(0), 3, at(90));
+        // The wall clock shows 100 all the while, as it does after it was set back.
+        for (passed, oldest) in [(0, 90), (30, 60), (40, 50)] {
+            aging.pass(at(100), began + millis(passed));
+            assert_eq!((reader.heard_at(), reader.may_serve(at(100))), (Some(at(oldest)), true));
+        }
+        aging.pass(at(100), began + millis(41));
+        assert!(!reader.may_serve(at(100)), "the lease is over by the monotonic clock");
+        // Heard from again, also at the moment that the wall clock still shows, it is young again.
+        writer.heard(at(100), began + millis(60));
+        aging.pass(at(100), began + millis(70));
+        assert_eq!(reader.heard_at(), Some(at(90)));
+        // Of the two clocks the one by which it is older counts.
+        aging.pass(at(130), began + millis(70));
+        assert_eq!((reader.heard_at(), reader.may_serve(at(141))), (Some(at(90)), false));
     }
 
     #[test]
@@ -413,7 +488,11 @@ mod tests {
         (0..100).for_each(|number| load.key(key(number, LifeState::Active)));
         writer.swap(load, 0, at(0));
         let mut shown = Vec::new();
-        reader.for_each(|key| Ok::<_, ()>(shown.push(key.id))).unwrap();
+        let gather = |key: IndexedKey| {
+            shown.push(key.id);
+            Ok::<_, ()>(())
+        };
+        reader.for_each(gather).unwrap();
         shown.sort();
         assert_eq!(shown, (0..100).map(|number| KeyId::from_bytes([number; 16])).collect::<Vec<_>>());
     }

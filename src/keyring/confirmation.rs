@@ -1,7 +1,8 @@
 //! Waiting until the running nodes enforce a change.
 //!
 //! A node is waited for while it is live, that is for six seconds after its last mark. One that fell silent without a clean
-//! stop is not waited for; but since it may still let requests pass until its lease has ended, it is counted and named.
+//! stop is not waited for; but since it may still let requests pass until its lease has ended, it is counted and named. Marks are
+//! made by the wall clock, and compared with it: the time of decisions may be ahead of it in one process and not in another.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -29,7 +30,7 @@ where
     // When each node was first seen to enforce it.
     let mut confirmed: HashMap<String, Duration> = HashMap::new();
     loop {
-        let (now, passed) = (clock.now(), clock.monotonic().duration_since(committed));
+        let (now, passed) = (clock.wall(), clock.monotonic().duration_since(committed));
         for node in nodes.iter().filter(|node| node.revision >= revision) {
             confirmed.entry(node.id.clone()).or_insert(passed);
         }
@@ -44,7 +45,7 @@ where
 }
 
 fn summary(nodes: Vec<NodeEntry>, confirmed: &HashMap<String, Duration>, clock: &Clock) -> Confirmation {
-    let now = clock.now();
+    let now = clock.wall();
     let counted: Vec<NodeEntry> = nodes.into_iter().filter(|node| node.is_live(now) || node.may_serve(now)).collect();
     let mut confirmation = Confirmation { nodes: counted.len(), ..Confirmation::default() };
     for node in counted {

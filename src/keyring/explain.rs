@@ -271,8 +271,13 @@ impl Case<'_> {
         match (&self.question.credential, self.key) {
             (Credential::Key(_), Some(key)) => {
                 let ask = gate.admit(&head, self.question.from, now, trail)?;
-                // There is no secret to look at: that it is sent, once, in the right field, is what was asked about.
-                [HeadRule::Credential, HeadRule::Prefix, HeadRule::Ready].into_iter().for_each(|rule| trail.met_by_head(rule));
+                // There is no secret to look at: that it is sent, once, in the right field, is what was asked about. Its prefix is
+                // that of the key's environment.
+                trail.met_by_head(HeadRule::Credential);
+                if key.environment != ask.environment {
+                    return Err(Denial::EnvironmentMismatch.into());
+                }
+                [HeadRule::Prefix, HeadRule::Ready].into_iter().for_each(|rule| trail.met_by_head(rule));
                 Ok(gate.index.look_up(&key.digest, |record| decide(&ask, record, trail))?)
             }
             _ => gate.judge(&head, now, trail).verdict,

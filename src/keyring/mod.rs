@@ -37,9 +37,12 @@ pub use self::create::NewKey;
 pub use self::error::{FieldProblem, ImportProblems, KeyringError, LineProblem};
 pub use self::import::{Open, Progress};
 pub use self::list::ListKeys;
+pub use self::node::AcceptedStore;
 pub use self::view::Confirmation;
 
 use crate::access::permission::PermissionName;
+use crate::access::secret::hide_secrets;
+use crate::access::time::{self, NoDuration};
 use crate::clock::Clock;
 use crate::store::{Random, Store};
 
@@ -68,13 +71,18 @@ impl Keyring {
     }
 }
 
-/// Parses a duration such as `30s`, `24h` or `90d`.
+/// Parses a duration as the configuration writes them, too: `30s`, `24h`, `90d`.
 ///
 /// # Errors
 /// A sentence that says what one looks like.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| {
-        let shown = crate::access::secret::hide_secrets(text);
-        format!("`{}` is no duration: write one like 30s, 24h or 90d", shown.escape_debug())
+    time::parse_duration(text).map_err(|why| {
+        let shown = hide_secrets(text);
+        match why {
+            NoDuration::Form => {
+                format!("`{}` is no duration: write a number and ms, s, m, h or d, such as 30s, 24h or 90d", shown.escape_debug())
+            }
+            NoDuration::TooLong => format!("`{}` is longer than can be counted", shown.escape_debug()),
+        }
     })
 }

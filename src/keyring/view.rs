@@ -36,7 +36,7 @@ pub struct KeyView {
 
 /// IP restrictions as they are shown, and as they are asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `enabled` and `allowed`")]
 pub struct IpRestrictionsView {
     pub enabled: bool,
     pub allowed: Vec<String>,

@@ -27,8 +27,9 @@ pub enum StoreError {
     )]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
     #[error(
-        "the file at {} is no longer the one that was opened: it was moved or replaced while in use; start again, and if it \
-         was put back from a backup, run `martis-gateway store accept`",
+        "the file at {0} is no longer the one that was opened: it was moved or replaced while in use. To put a backup back, run \
+         `sqlite3 {0} \".restore BACKUP\"`, or stop everything that has the store open, remove {0}-wal and {0}-shm, and copy it \
+         to its place; then run `martis-gateway store accept`",
         path.display()
     )]
     Replaced { path: PathBuf },
@@ -44,6 +45,9 @@ pub enum StoreError {
     /// The log of changes no longer reaches back so far: whoever asked has to load everything.
     #[error("changes after revision {asked} were asked for, the log begins with {oldest}")]
     Gap { asked: u64, oldest: u64 },
+    /// Whoever asked knows another copy of the store.
+    #[error("changes after revision {revision} were asked for, which is another one here or does not exist")]
+    OtherHistory { revision: u64 },
     #[error("the operating system gave no random bytes")]
     Random(#[from] getrandom::Error),
 }

@@ -9,8 +9,10 @@
 //!   IP restrictions, and the suspension of an account. A new name, a new account (nobody is suspended by it) and the marks of
 //!   nodes take none. [`Store::changes_after`] tells what each revision touched.
 //! - **Secrets** are not here, only their digests; a digest is unique for ever, since keys are never deleted.
-//! - **Epochs.** A store that was put back from a backup counts anew from an older revision; `store accept` begins a new epoch,
-//!   so that nodes can tell the two apart and know, by the lineage, that the one comes from the other.
+//! - **Stamps.** A store that was put back from a backup counts anew from an older revision, and numbers come again. Each
+//!   revision therefore has eight random bytes beside its number: who knows both knows whether it is the same revision.
+//! - **Epochs.** `store accept` makes such a store the truth: it begins a new epoch, and the lineage of epochs tells nodes that
+//!   they may forget what they knew of the older ones.
 //! - **Audit.** A line is written in the transaction of what it tells: neither is there without the other.
 //!
 //! Deliberately absent: rules about what may be done to a key (those are `keyring`'s), clocks, and waiting for nodes.
@@ -27,7 +29,7 @@ use std::time::Duration;
 pub use self::error::{StoreError, Taken};
 pub use self::random::Random;
 pub use self::row::{AccountRow, KeyRow};
-pub use self::sqlite::{Store, Watch, Write};
+pub use self::sqlite::{Examined, Store, Watch, Write, examine};
 
 use crate::access::key::{AccountId, Environment, KeyId, Status};
 use crate::access::time::Timestamp;
@@ -83,12 +85,48 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// How far a store has come.
+/// What tells a revision from one of the same number in another copy of the store: 8 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp([u8; 8]);
+
+impl Stamp {
+    /// That of revision 0, at which nothing has happened: there it is the epoch that tells stores apart.
+    pub const BEGINNING: Self = Self([0; 8]);
+
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+/// How far a store has come, and on which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position {
     pub epoch: Epoch,
     /// The newest revision; 0 while nothing has happened.
     pub revision: u64,
+    /// Of that revision.
+    pub stamp: Stamp,
+}
+
+impl Position {
+    /// That of a store in which nothing has happened.
+    pub const fn beginning(epoch: Epoch) -> Self {
+        Self { epoch, revision: 0, stamp: Stamp::BEGINNING }
+    }
+}
+
+/// All that tells whether a store is the one, and in the state, that somebody knows; as it was at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    pub position: Position,
+    /// All epochs, the oldest first; the last one is current.
+    pub lineage: Vec<Epoch>,
+    /// The stamp of the revision that was asked for; none if the store has, or remembers, no such revision.
+    pub stamp: Option<Stamp>,
 }
 
 /// A piece of the whole that [`Store::load_all`] hands out.
@@ -116,9 +154,9 @@ pub struct NodeEntry {
 }
 
 impl NodeEntry {
-    /// Whether its last mark is recent enough for it to be waited for.
+    /// Whether its last mark is recent enough for it to be waited for. One from the future says nothing of the present.
     pub fn is_live(&self, now: Timestamp) -> bool {
-        now.since(self.last_seen) <= LIVE_FOR
+        now.since(self.last_seen) <= LIVE_FOR && self.last_seen.since(now) <= LIVE_FOR
     }
 
     /// Whether it may still let requests pass, as far as the store knows.
@@ -171,6 +209,9 @@ mod tests {
         };
         assert!(node.is_live(mark.plus(LIVE_FOR)));
         assert!(!node.is_live(mark.plus(LIVE_FOR + Duration::from_millis(1))));
+        // Clocks of two machines differ a little; one that was set back does not keep a dead node alive.
+        assert!(node.is_live(mark.minus(LIVE_FOR)));
+        assert!(!node.is_live(mark.minus(LIVE_FOR + Duration::from_millis(1))));
         assert!(node.may_serve(mark.plus(Duration::from_millis(59_999))));
         assert!(!node.may_serve(mark.plus(Duration::from_secs(60))));
     }

@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 
 use super::audit::{Chain, Entry};
-use super::{Epoch, NodeEntry, StoreError};
+use super::{Epoch, NodeEntry, Stamp, StoreError};
 use crate::access::address::{IpRestrictions, IpRule};
 use crate::access::key::{AccountId, Environment, KeyId, LifeState, Status};
 use crate::access::permission::{PermissionName, Permissions};
@@ -192,6 +192,14 @@ pub(super) fn entry(row: &SqliteRow, chain: Chain) -> Result<Entry, StoreError> 
 pub(super) fn epoch(row: &SqliteRow) -> Result<Epoch, StoreError> {
     let fields = Fields { row, what: "its epochs".to_owned() };
     fields.bytes("epoch").map(Epoch::from_bytes).map_err(|problem| fields.damaged(problem))
+}
+
+/// A stamp of the log of changes; none if there is no such row.
+pub(super) fn stamp(row: &SqliteRow, column: &str) -> Result<Option<Stamp>, StoreError> {
+    let fields = Fields { row, what: "its log of changes".to_owned() };
+    let bytes = fields.value::<Option<&[u8]>>(column).map_err(|problem| fields.damaged(problem))?;
+    let stamp = |bytes: &[u8]| bytes.try_into().map(Stamp::from_bytes).map_err(|_| fields.damaged(format!("{column}: not 8 bytes long")));
+    bytes.map(stamp).transpose()
 }
 
 /// What a row of the log of changes, with what it touched beside it, leaves behind.

@@ -2,7 +2,7 @@
 //!
 //! Each turn asks whether anybody committed and, if so or if it was not asked for two seconds, for the store's position. The
 //! moment that counts for the age of the index is always the one *before* the question. A payload is never trusted without a
-//! number: changes go in one by one as the index counts them, and whatever does not fit leads to a full load aside.
+//! number and its stamp: changes go in one by one as the index counts them, and whatever does not fit leads to a full load aside.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,17 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant as Timer, timeout};
 
+use super::judge::{Refusal, Verdict, judge};
 use super::keep::{Keeper, Last};
 use super::node::{Enforced, Node};
 use super::snapshot::{Fault, Found, Generation};
-use super::{IndexState, Settings, StoreState, SyncState, in_one_line, load};
+use super::{IndexState, Mislaid, Settings, StoreState, SyncState, in_one_line, load, may_make_store};
 use crate::access::key::LifeState;
 use crate::access::secret::Digest;
 use crate::access::time::Timestamp;
 use crate::clock::Clock;
 use crate::index::{IndexChange, IndexReader, IndexWriter, OutOfOrder};
-use crate::store::{Epoch, OpenOptions, Position, Random, Store, StoreError, Watch};
+use crate::store::{OpenOptions, Position, Random, Store, StoreError, Watch};
 use crate::telemetry::metrics::Metrics;
 
 /// How often the store is asked for its position, whatever SQLite says of commits.
@@ -44,9 +45,11 @@ pub(super) struct Follower {
     keeper: Keeper,
     node: Node,
     published: Published,
-    /// What the index was loaded from, or, before there is one, what the snapshot on the disk says that it holds. A store is
-    /// judged by it.
+    /// Where the index stands, or, before there is one, what the snapshot on the disk says that it holds. A store is judged by
+    /// it.
     ours: Option<Position>,
+    /// Whether the store was found to be damaged: nothing less than a whole load makes it believable again.
+    damaged: bool,
     store: Stage,
     connection: Option<Connection>,
     retry: Retry,
@@ -58,7 +61,10 @@ pub(super) struct Follower {
 /// What the rest of the program sees of it.
 pub(super) struct Published {
     pub(super) state: watch::Sender<SyncState>,
+    /// The store to write to: one that is followed.
     pub(super) store: watch::Sender<Option<Store>>,
+    /// The store to be on the list of: one that answers, refused or not.
+    pub(super) listing: watch::Sender<Option<Store>>,
     pub(super) enforced: watch::Sender<Enforced>,
 }
 
@@ -70,6 +76,18 @@ enum Stage {
     Open(Store),
 }
 
+/// What has to be finished when following has ended.
+pub(super) struct Ended {
+    pub(super) last: Last,
+    pub(super) connected: Connected,
+}
+
+/// What was connected to the store.
+pub(super) struct Connected {
+    store: Stage,
+    watch: Option<Watch>,
+}
+
 /// A store that answers.
 struct Connection {
     store: Store,
@@ -77,7 +95,7 @@ struct Connection {
     /// Whether something was committed that has not been looked at.
     behind: bool,
     asked: Timer,
-    /// Whether it was judged to be the truth, and knows of this node.
+    /// Whether it was judged to be the truth.
     accepted: bool,
 }
 
@@ -102,29 +120,10 @@ enum Trouble {
     OutOfOrder(#[from] OutOfOrder),
     #[error("the store took longer than {} seconds to answer", PATIENCE.as_secs())]
     Silent,
-}
-
-/// What to do about a store that stands somewhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verdict {
-    Follow,
-    Reload,
-    Refuse(Refusal),
-}
-
-/// Why a store is not the truth for an index.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-enum Refusal {
-    #[error(
-        "the store is at revision {theirs} and this node has seen revision {ours} of it: an older copy was put in its place. \
-         Put the newer one back, or run `martis-gateway store accept` to make this one the truth"
-    )]
-    Behind { ours: u64, theirs: u64 },
-    #[error(
-        "the store is of epoch {theirs} and does not come from epoch {ours}, which this node knows: it is another store. \
-         Put the right one back, or, if this one is to be the truth, remove this node's snapshot and start it again"
-    )]
-    Foreign { ours: Epoch, theirs: Epoch },
+    #[error(transparent)]
+    Mislaid(#[from] Mislaid),
+    #[error("the store was replaced while it was loaded: {0}")]
+    Refused(Refusal),
 }
 
 impl Follower {
@@ -143,7 +142,8 @@ impl Follower {
         faults.iter().for_each(alarm);
         Self {
             reader: writer.reader(),
-            ours: claimed.map(|facts| Position { epoch: facts.epoch, revision: facts.revision }),
+            ours: claimed.map(|facts| facts.position),
+            damaged: false,
             store: Stage::Closed,
             connection: None,
             retry: Retry { at: Timer::now(), after: FIRST_RETRY },
@@ -171,13 +171,14 @@ impl Follower {
         if !self.in_service() && !self.snapshot_tried {
             self.start_from_snapshot().await;
         }
-        self.keeper.tend(&self.writer, self.ours.map(|ours| ours.epoch));
+        self.keeper.tend(&self.writer, self.ours);
     }
 
     /// The end of following: everything is let go of but what has to be written.
-    pub(super) fn end(self) -> Last {
+    pub(super) fn end(self) -> Ended {
         self.published.enforced.send_replace(Enforced::NoMore);
-        Last { keeper: self.keeper, writer: self.writer, epoch: self.ours.map(|ours| ours.epoch) }
+        let last = Last { keeper: self.keeper, writer: self.writer, position: self.ours };
+        Ended { last, connected: Connected { store: self.store, watch: self.connection.map(|connection| connection.watch) } }
     }
 
     async fn contact(&mut self) -> Result<(), Trouble> {
@@ -189,7 +190,7 @@ impl Follower {
         };
         connection.behind |= answer(connection.watch.changed()).await?;
         if connection.behind || connection.asked.elapsed() >= ASK_EVERY {
-            self.ask(&mut connection).await?;
+            self.ask(&mut connection, now).await?;
         }
         if connection.accepted {
             self.heard(now);
@@ -210,12 +211,13 @@ impl Follower {
     fn let_go(&mut self) {
         self.store = Stage::Closed;
         self.published.store.send_replace(None);
+        self.published.listing.send_replace(None);
     }
 
     async fn open(&mut self) -> Result<Store, Trouble> {
         if let Stage::Closed = self.store {
             let (path, random) = (self.settings.store.clone(), self.random.clone());
-            let options = OpenOptions { create: self.may_create() };
+            let options = OpenOptions { create: self.settings.create_store && self.may_make_store().is_ok() };
             let runtime = Handle::current();
             let open = move || runtime.block_on(Store::open(&path, options, &random));
             self.store = Stage::Opening(spawn_blocking(open));
@@ -223,8 +225,14 @@ impl Follower {
         if let Stage::Opening(opening) = &mut self.store {
             let opened = timeout(PATIENCE, opening).await.map_err(|_| Trouble::Silent)?;
             self.store = Stage::Closed;
-            let opened = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-            self.store = Stage::Open(opened);
+            match opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+                Ok(opened) => self.store = Stage::Open(opened),
+                Err(missing @ StoreError::Missing { .. }) if self.settings.create_store => {
+                    self.may_make_store()?;
+                    return Err(missing.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         match &self.store {
             Stage::Open(store) => Ok(store.clone()),
@@ -232,75 +240,85 @@ impl Follower {
         }
     }
 
-    /// A new, empty store in place of one that was mislaid would be refused by what is known of that one, and would take the
-    /// changes that were meant for it.
-    fn may_create(&self) -> bool {
-        self.settings.create_store && self.ours.is_none() && !self.settings.snapshot.exists()
+    /// Not in place of one that this node knows.
+    fn may_make_store(&self) -> Result<(), Mislaid> {
+        let (store, snapshot) = (&self.settings.store, &self.settings.snapshot);
+        match self.ours {
+            Some(_) => Err(Mislaid { store: store.clone(), snapshot: snapshot.path().to_owned() }),
+            None => may_make_store(store, snapshot),
+        }
     }
 
     /// Asks the store where it stands, and brings the index there if the store is the truth.
-    async fn ask(&mut self, connection: &mut Connection) -> Result<(), Trouble> {
+    async fn ask(&mut self, connection: &mut Connection, now: Moment) -> Result<(), Trouble> {
         connection.asked = Timer::now();
         let store = &connection.store;
-        let position = answer(store.position()).await?;
-        let verdict = self.verdict(store, position).await?;
-        if let Verdict::Refuse(refusal) = verdict {
-            (connection.accepted, connection.behind) = (false, false);
-            self.refused(&refusal);
-            return Ok(());
+        let verdict = self.verdict(store).await?;
+        // Before anything is read for good: whoever commits from now on waits for this node, too. Also where it refuses what is
+        // committed: it goes on by what it knew, and people have to be told.
+        if self.in_service() && !matches!(verdict, Verdict::Refuse(_)) {
+            self.node.heard(now.wall);
         }
-        if !connection.accepted {
-            // Before anything is read for good: whoever commits from now on waits for this node, too.
-            self.confirm(position.epoch);
-            self.node.register(store).await;
-            self.published.store.send_replace(Some(store.clone()));
-        }
-        match verdict {
-            Verdict::Reload => self.reload(store).await?,
-            _ => self.catch_up(store, position.revision).await?,
-        }
+        let listing = if answer(self.node.is_listed(store)).await? { Ok(()) } else { self.list(store).await };
+        let reached = match verdict {
+            Verdict::Refuse(refusal) => {
+                (connection.accepted, connection.behind) = (false, false);
+                self.refused(&refusal);
+                return Ok(());
+            }
+            Verdict::Reload => self.reload(store).await,
+            Verdict::Follow => self.catch_up(store).await,
+        };
+        // What was read is in force in any case; but a node that is not on the list of the store has not heard from it.
+        reached.and(listing.map_err(Trouble::Store))?;
+        self.published.store.send_if_modified(|published| published.replace(store.clone()).is_none());
         (connection.accepted, connection.behind) = (true, false);
         Ok(())
     }
 
-    async fn verdict(&self, store: &Store, theirs: Position) -> Result<Verdict, Trouble> {
-        let ours = self.ours();
-        let same_epoch = ours.is_none_or(|ours| ours.epoch == theirs.epoch);
-        let lineage = if same_epoch { Vec::new() } else { answer(store.lineage()).await? };
-        match judge(ours, theirs, &lineage) {
-            Verdict::Follow if !self.in_service() => Ok(Verdict::Reload),
+    /// Puts this node on the store's list. If that fails, the marks that follow may yet do it.
+    async fn list(&self, store: &Store) -> Result<(), StoreError> {
+        let listed = self.node.tell_now(store, self.in_service_at()).await;
+        self.published.listing.send_replace(Some(store.clone()));
+        listed
+    }
+
+    async fn verdict(&self, store: &Store) -> Result<Verdict, Trouble> {
+        let standing = answer(store.standing(self.ours.map_or(0, |ours| ours.revision))).await?;
+        match judge(self.ours, &standing) {
+            Verdict::Follow if self.damaged || !self.in_service() => Ok(Verdict::Reload),
             verdict => Ok(verdict),
         }
     }
 
     /// Applies what the store has behind the index.
-    async fn catch_up(&mut self, store: &Store, newest: u64) -> Result<(), Trouble> {
+    async fn catch_up(&mut self, store: &Store) -> Result<(), Trouble> {
         match self.apply_all(store).await {
             Err(Trouble::OutOfOrder(_) | Trouble::Store(StoreError::Gap { .. })) => self.reload(store).await,
-            // Nothing is left to apply, and still the store says that there is.
-            Ok(()) if self.reader.revision() < newest => self.reload(store).await,
             done => done,
         }
     }
 
     async fn apply_all(&mut self, store: &Store) -> Result<(), Trouble> {
-        loop {
-            let changes = answer(store.changes_after(self.reader.revision(), BATCH)).await?;
+        while let Some(ours) = self.ours {
+            let changes = answer(store.changes_after(ours, BATCH)).await?;
             let last = changes.len() < BATCH as usize;
-            for (revision, change) in changes {
-                self.apply(revision, change)?;
+            for (position, change) in changes {
+                self.apply(position, change)?;
             }
             self.in_force();
             if last {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
-    fn apply(&mut self, revision: u64, change: IndexChange) -> Result<(), OutOfOrder> {
+    fn apply(&mut self, position: Position, change: IndexChange) -> Result<(), OutOfOrder> {
         let revokes = matches!(&change, IndexChange::Key(key) if key.state == LifeState::Revoked && !self.is_revoked(&key.digest));
         self.keeper.changed(&change);
-        self.writer.apply(revision, change)?;
+        self.writer.apply(position.revision, change)?;
+        self.ours = Some(position);
         // From a moment at which the change was not there yet: the longest that it can have taken, whatever other clocks show.
         let took = self.clock.monotonic().saturating_duration_since(self.complete_at);
         self.metrics.set_feed_lag(took);
@@ -319,12 +337,18 @@ impl Follower {
         let heard_at = self.clock.now();
         let (mut position, mut load) = load(store).await?;
         // From here on whoever commits is told that this node may let requests pass: what was committed before that is read now.
-        self.node.announce(store, heard_at).await;
+        let announced = self.tell_of(heard_at, store).await;
+        let heard_at = match (&announced, self.reader.heard_at()) {
+            (Ok(()), _) => heard_at,
+            // What is new comes into force, but makes the index no younger.
+            (Err(_), Some(before)) => before,
+            (Err(_), None) => return announced.map_err(Trouble::Store),
+        };
         loop {
-            let changes = answer(store.changes_after(position.revision, BATCH)).await?;
+            let changes = answer(store.changes_after(position, BATCH)).await?;
             let last = changes.len() < BATCH as usize;
-            for (revision, change) in changes {
-                position.revision = revision;
+            for (reached, change) in changes {
+                position = reached;
                 match change {
                     IndexChange::Key(key) => load.key(key),
                     IndexChange::Account(account) => load.account(account),
@@ -334,12 +358,21 @@ impl Follower {
                 break;
             }
         }
+        // It was judged before it was loaded, and may have been replaced in between.
+        if let Verdict::Refuse(refusal) = self.verdict(store).await? {
+            return Err(Trouble::Refused(refusal));
+        }
         tracing::info!(keys = load.len(), revision = position.revision, epoch = %position.epoch, "the index was loaded from the store");
         self.writer.swap(load, position.revision, heard_at);
-        self.ours = Some(position);
+        (self.ours, self.damaged) = (Some(position), false);
         self.keeper.replaced();
         self.in_force();
-        Ok(())
+        announced.map_err(Trouble::Store)
+    }
+
+    async fn tell_of(&self, heard_at: Timestamp, store: &Store) -> Result<(), StoreError> {
+        self.node.heard(heard_at);
+        self.node.tell_now(store, self.in_service_at()).await
     }
 
     /// For a node that cannot start from the store.
@@ -363,14 +396,16 @@ impl Follower {
         let now = self.clock.now();
         tracing::warn!(
             keys = facts.keys,
-            revision = facts.revision,
-            epoch = %facts.epoch,
+            revision = facts.position.revision,
+            epoch = %facts.position.epoch,
             age_s = now.since(facts.heard_at).as_secs(),
             "the index was loaded from the snapshot: the store is not followed"
         );
         // A moment that is still to come would make the lease longer than it is.
-        self.writer.swap(load, facts.revision, facts.heard_at.min(now));
-        self.ours = Some(Position { epoch: facts.epoch, revision: facts.revision });
+        let heard_at = facts.heard_at.min(now);
+        self.node.heard(heard_at);
+        self.writer.swap(load, facts.position.revision, heard_at);
+        self.ours = Some(facts.position);
         match generation {
             Generation::Newest => self.keeper.started_from(&facts),
             Generation::Older => self.keeper.replaced(),
@@ -378,9 +413,14 @@ impl Follower {
         self.in_force();
     }
 
-    /// The store was heard from, and had nothing at that moment that is not in force here.
+    /// The store was heard from, and had nothing at that moment that is not in force here. Its list must not say of this node that
+    /// it lets nobody pass when it does: the index is made no younger than is known there.
     fn heard(&mut self, at: Moment) {
-        self.writer.heard(at.wall);
+        self.node.heard(at.wall);
+        if let Some(covered) = self.node.covered() {
+            let heard = at.no_later_than(covered);
+            self.writer.heard(heard.wall, heard.monotonic);
+        }
         self.complete_at = at.monotonic;
         if self.publish(StoreState::Followed, None) {
             tracing::info!(revision = self.reader.revision(), "the store is followed");
@@ -397,37 +437,26 @@ impl Follower {
     fn lost(&mut self, trouble: &Trouble) {
         self.retry.at = Timer::now() + self.retry.after;
         self.retry.after = (self.retry.after * 2).min(LAST_RETRY);
-        if let Trouble::Store(StoreError::Replaced { .. }) = trouble {
-            self.let_go();
+        match trouble {
+            Trouble::Store(StoreError::Replaced { .. }) => self.let_go(),
+            Trouble::Store(StoreError::Damaged { .. }) => self.damaged = true,
+            _ => {}
         }
         let problem = in_one_line(trouble);
         if self.publish(StoreState::Unreachable, Some(problem.clone())) {
             tracing::warn!(error = %problem, "the store is not followed: it is tried again until it answers");
-            if matches!(trouble, Trouble::Store(StoreError::Missing { .. })) && self.settings.create_store && !self.may_create() {
-                tracing::warn!(
-                    "no new store is made in place of the one that the snapshot was made from: put that one back, or remove the snapshot"
-                );
-            }
         }
     }
 
-    /// Tells everybody which revision is in force now.
+    /// Tells everybody which revision is in force now. A store that is not of the same history takes no notice of its number.
     fn in_force(&self) {
-        if let Some(ours) = self.ours() {
-            self.confirm(ours.epoch);
-        }
+        let enforced = Enforced::At(self.in_service_at());
+        self.published.enforced.send_if_modified(|before| std::mem::replace(before, enforced) != enforced);
         let index = self.index_state();
         self.published.state.send_if_modified(|state| {
             let before = std::mem::replace(&mut state.index, index);
             before.map(|index| (index.epoch, index.revision)) != index.map(|index| (index.epoch, index.revision))
         });
-    }
-
-    /// Numbers of one epoch say nothing in another.
-    fn confirm(&self, epoch: Epoch) {
-        let comparable = self.in_service() && self.ours().is_some_and(|ours| ours.epoch == epoch);
-        let revision = Enforced::Revision(if comparable { self.reader.revision() } else { 0 });
-        self.published.enforced.send_if_modified(|enforced| std::mem::replace(enforced, revision) != revision);
     }
 
     /// Whether the store became something else by this: only then are those woken who wait.
@@ -448,30 +477,41 @@ impl Follower {
 
     fn index_state(&self) -> Option<IndexState> {
         let heard_at = self.reader.heard_at()?;
-        self.ours().map(|Position { epoch, revision }| IndexState { epoch, revision, heard_at })
+        self.ours.map(|Position { epoch, revision, .. }| IndexState { epoch, revision, heard_at })
     }
 
     fn in_service(&self) -> bool {
         self.reader.heard_at().is_some()
     }
 
-    fn ours(&self) -> Option<Position> {
-        self.ours.map(|ours| if self.in_service() { Position { revision: self.reader.revision(), ..ours } } else { ours })
+    fn in_service_at(&self) -> Option<Position> {
+        self.ours.filter(|_| self.in_service())
     }
 }
 
-/// Whether a store is the truth for an index: of the same epoch and not behind it, or of a later one that comes from it.
-fn judge(ours: Option<Position>, theirs: Position, lineage: &[Epoch]) -> Verdict {
-    let Some(ours) = ours else { return Verdict::Reload };
-    if ours.epoch == theirs.epoch {
-        return match ours.revision <= theirs.revision {
-            true => Verdict::Follow,
-            false => Verdict::Refuse(Refusal::Behind { ours: ours.revision, theirs: theirs.revision }),
+impl Connected {
+    /// Closes everything, so that what was committed is in the store's one file.
+    pub(super) async fn close(self) {
+        let closing = async {
+            if let Some(watch) = self.watch {
+                watch.close().await;
+            }
+            if let Stage::Open(store) = self.store {
+                store.close().await;
+            }
         };
+        if timeout(PATIENCE, closing).await.is_err() {
+            tracing::warn!("the store could not be closed in time: what was committed last may be in its log, which belongs to it");
+        }
     }
-    match lineage.contains(&ours.epoch) {
-        true => Verdict::Reload,
-        false => Verdict::Refuse(Refusal::Foreign { ours: ours.epoch, theirs: theirs.epoch }),
+}
+
+impl Moment {
+    /// This one, or one so much before it that the wall clock shows `latest`.
+    fn no_later_than(self, latest: Timestamp) -> Self {
+        let before = self.wall.since(latest);
+        let monotonic = self.monotonic.checked_sub(before).unwrap_or(self.monotonic);
+        Self { wall: self.wall.minus(before), monotonic }
     }
 }
 
@@ -482,36 +522,4 @@ async fn answer<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result
 
 fn alarm(fault: &Fault) {
     tracing::error!(error = %in_one_line(fault), "a snapshot is unusable");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONE: Epoch = Epoch::from_bytes([1; 16]);
-    const TWO: Epoch = Epoch::from_bytes([2; 16]);
-
-    fn at(epoch: Epoch, revision: u64) -> Position {
-        Position { epoch, revision }
-    }
-
-    #[test]
-    fn without_an_index_every_store_is_the_truth() {
-        assert_eq!(judge(None, at(ONE, 0), &[]), Verdict::Reload);
-    }
-
-    #[test]
-    fn a_store_of_the_same_epoch_must_not_be_behind() {
-        assert_eq!(judge(Some(at(ONE, 5)), at(ONE, 5), &[ONE]), Verdict::Follow);
-        assert_eq!(judge(Some(at(ONE, 5)), at(ONE, 6), &[ONE]), Verdict::Follow);
-        assert_eq!(judge(Some(at(ONE, 5)), at(ONE, 4), &[ONE]), Verdict::Refuse(Refusal::Behind { ours: 5, theirs: 4 }));
-    }
-
-    #[test]
-    fn a_later_epoch_is_the_truth_wherever_it_stands_and_a_foreign_one_never() {
-        assert_eq!(judge(Some(at(ONE, 5)), at(TWO, 1), &[ONE, TWO]), Verdict::Reload);
-        assert_eq!(judge(Some(at(ONE, 5)), at(TWO, 9), &[TWO]), Verdict::Refuse(Refusal::Foreign { ours: ONE, theirs: TWO }));
-        // Ours is the later one: the store was put back to before it was accepted.
-        assert_eq!(judge(Some(at(TWO, 5)), at(ONE, 9), &[ONE]), Verdict::Refuse(Refusal::Foreign { ours: TWO, theirs: ONE }));
-    }
 }

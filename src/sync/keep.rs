@@ -12,7 +12,7 @@ use super::in_one_line;
 use super::snapshot::{Ending, Facts, SnapshotFile, WriteError};
 use crate::access::time::Timestamp;
 use crate::index::{IndexChange, IndexWriter};
-use crate::store::Epoch;
+use crate::store::Position;
 
 /// From a change to the beginning of the snapshot that holds it; also from one that failed to the next try. With it, one of ten
 /// million keys is there within the ten seconds that are promised.
@@ -42,7 +42,7 @@ pub(super) struct Keeper {
 pub(super) struct Last {
     pub(super) keeper: Keeper,
     pub(super) writer: IndexWriter,
-    pub(super) epoch: Option<Epoch>,
+    pub(super) position: Option<Position>,
 }
 
 #[derive(Clone, Copy)]
@@ -94,9 +94,10 @@ impl Keeper {
         }
     }
 
-    /// Looks after what is being done, and begins what is due. Never waits. `epoch` is that of the index.
-    pub(super) fn tend(&mut self, index: &IndexWriter, epoch: Option<Epoch>) {
-        self.look_after_job(index, epoch);
+    /// Looks after what is being done, and begins what is due. Never waits. `position` is where the index
+    /// stands.
+    pub(super) fn tend(&mut self, index: &IndexWriter, position: Option<Position>) {
+        self.look_after_job(index, position);
         if self.job.is_some() {
             return;
         }
@@ -107,11 +108,11 @@ impl Keeper {
         }
     }
 
-    fn look_after_job(&mut self, index: &IndexWriter, epoch: Option<Epoch>) {
+    fn look_after_job(&mut self, index: &IndexWriter, position: Option<Position>) {
         match &mut self.job {
             Some(Job::Write { changes, copied, done }) => {
                 if let Ok(answer) = copied.try_recv() {
-                    let ending = epoch.zip(changes.take()).and_then(|(epoch, changes)| Ending::of(index, epoch, changes));
+                    let ending = position.zip(changes.take()).and_then(|(position, changes)| Ending::of(index, position, changes));
                     // What comes now is in none of the two: the snapshot is of this moment.
                     self.unsaved = ending.is_none().then(Instant::now);
                     // Without an ending the asker finds its channel closed, and gives up; so it does if it is gone itself.
@@ -172,7 +173,7 @@ impl Keeper {
         self.job = None;
         match result {
             Ok(facts) => {
-                tracing::debug!(revision = facts.revision, keys = facts.keys, bytes = facts.length, "the snapshot was written");
+                tracing::debug!(revision = facts.position.revision, keys = facts.keys, bytes = facts.length, "the snapshot was written");
                 self.started_from(&facts);
                 (self.noted, self.failing) = (Instant::now(), false);
             }
@@ -206,7 +207,7 @@ impl Last {
 
     async fn idle(&mut self) {
         loop {
-            self.keeper.look_after_job(&self.writer, self.epoch);
+            self.keeper.look_after_job(&self.writer, self.position);
             if self.keeper.job.is_none() {
                 return;
             }
@@ -223,9 +224,9 @@ mod tests {
     use crate::access::permission::Permissions;
     use crate::access::secret::Digest;
     use crate::index::{IndexReader, IndexedKey, new_index};
+    use crate::store::Epoch;
     use crate::sync::snapshot::read;
 
-    const EPOCH: Epoch = Epoch::from_bytes([1; 16]);
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
     fn key(number: u64, state: LifeState) -> IndexedKey {
@@ -239,6 +240,10 @@ mod tests {
             permissions: Permissions::Full,
             addresses: AddressRule::Anywhere,
         }
+    }
+
+    fn at(revision: u64) -> Position {
+        Position { revision, ..Position::beginning(Epoch::from_bytes([1; 16])) }
     }
 
     fn an_index(keys: u64) -> (IndexWriter, IndexReader) {
@@ -259,7 +264,7 @@ mod tests {
     async fn until_done(keeper: &mut Keeper, writer: &mut IndexWriter, mut meanwhile: impl FnMut(&mut Keeper, &mut IndexWriter)) {
         while keeper.job.is_some() {
             meanwhile(keeper, writer);
-            keeper.look_after_job(writer, Some(EPOCH));
+            keeper.look_after_job(writer, Some(at(writer.reader().revision())));
             tokio::task::yield_now().await;
         }
     }
@@ -277,14 +282,14 @@ mod tests {
         };
         until_done(&mut keeper, &mut writer, revoke_next).await;
         let (facts, load) = read(keeper.file.path()).unwrap();
-        assert!(facts.revision > 0 && facts.revision <= reader.revision());
-        assert_eq!(keeper.unsaved.is_some(), facts.revision < reader.revision());
+        assert!(facts.position.revision > 0 && facts.position.revision <= reader.revision());
+        assert_eq!(keeper.unsaved.is_some(), facts.position.revision < reader.revision());
         // Each revision revoked the key of its number: exactly those up to the snapshot's own are in it.
         let (mut loaded, found) = new_index(None);
-        loaded.swap(load, facts.revision, NOW);
+        loaded.swap(load, facts.position.revision, NOW);
         for number in 1..5_000 {
             let state = found.key(&key(number, LifeState::Active).digest).unwrap().state;
-            assert_eq!(state == LifeState::Revoked, number <= facts.revision, "{number}");
+            assert_eq!(state == LifeState::Revoked, number <= facts.position.revision, "{number}");
         }
     }
 
@@ -307,14 +312,14 @@ mod tests {
         keeper.begin_to_write(&writer);
         until_done(&mut keeper, &mut writer, |_, _| {}).await;
         let later = NOW.plus(Duration::from_secs(100));
-        writer.heard(later);
+        writer.heard(later, std::time::Instant::now());
         keeper.begin_to_note(&writer);
         until_done(&mut keeper, &mut writer, |_, _| {}).await;
         assert_eq!(keeper.file.facts().0.unwrap().heard_at, later);
         assert!(keeper.unsaved.is_none());
 
         std::fs::remove_file(keeper.file.path()).unwrap();
-        writer.heard(later.plus(Duration::from_secs(1)));
+        writer.heard(later.plus(Duration::from_secs(1)), std::time::Instant::now());
         keeper.begin_to_note(&writer);
         until_done(&mut keeper, &mut writer, |_, _| {}).await;
         assert!(keeper.unsaved.is_some());

@@ -1,21 +1,21 @@
 //! From the store to the index: load everything, follow the changes, know how old the index is, keep a snapshot to start from.
 //!
 //! One task owns the only [`IndexWriter`]. It asks SQLite every few milliseconds whether anybody committed, which costs next
-//! to nothing, and the store itself every two seconds besides. What it may believe is decided by epoch and revision
-//! (`follow`): a store that is behind the index, or of another history, is refused and an alarm raised; the index stays, and
-//! ages. A store that does not answer is tried again at least every two seconds. Whatever fails, the last good index serves.
+//! to nothing, and the store itself every two seconds besides. What it may believe is decided by epoch, revision and stamp
+//! (`judge`): a store that went back, or of another history, is refused and an alarm raised; the index stays, and ages. A store that does not answer is tried again at least every two seconds. Whatever fails, the last good index serves.
 //!
 //! Beside it run two small ones: `node` tells the store that this node lives and what it enforces, `report` measures and
 //! warns. Deliberately absent: writes to the store other than the marks of this node, and anything in the path of a request.
 
 mod follow;
+mod judge;
 mod keep;
 mod node;
 mod report;
 pub mod snapshot;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use self::follow::Follower;
+use self::follow::{Ended, Follower};
+pub use self::judge::Refusal;
+use self::judge::{Verdict, judge};
 use self::keep::Keeper;
 use self::node::{Enforced, Node};
 use self::snapshot::{Ending, Facts, SnapshotFile, WriteError};
@@ -115,28 +117,30 @@ pub fn start(settings: Settings, writer: IndexWriter, clock: &Clock, random: &Ra
     let node = NodeId::new(clock.now(), random.bytes()?);
     let (state, seen_state) = watch::channel(SyncState::unreached(clock.now()));
     let (store, seen_store) = watch::channel(None);
-    let (enforced, seen_enforced) = watch::channel(Enforced::Revision(0));
-    let entry = Node::new(node, &settings, clock.clone(), writer.reader());
-    let marking = tokio::spawn(entry.clone().mark_until_told(seen_store.clone(), seen_enforced));
-    let reporting = tokio::spawn(report::report(writer.reader(), clock.clone(), metrics.clone(), seen_state.clone()));
+    let (listing, seen_listing) = watch::channel(None);
+    let (enforced, seen_enforced) = watch::channel(Enforced::At(None));
+    let entry = Node::new(node, &settings, clock.clone());
+    let marking = tokio::spawn(entry.clone().mark_until_told(seen_listing, seen_enforced));
+    let reporting = tokio::spawn(report::report(writer.reader(), writer.aging(), clock.clone(), metrics.clone(), seen_state.clone()));
     let keeper = Keeper::new(settings.snapshot.clone());
-    let published = follow::Published { state, store, enforced };
+    let published = follow::Published { state, store, listing, enforced };
     let follower = Follower::new(settings, writer, keeper, entry, published, clock.clone(), random.clone(), metrics.clone());
     let nudge = Arc::new(Notify::new());
     let (stop, stopped) = oneshot::channel();
     let nudged = Arc::clone(&nudge);
     let task = tokio::spawn(async move {
-        let keeper = follow(follower, nudged, stopped).await;
+        let Ended { last, connected } = follow(follower, nudged, stopped).await;
         // Told by the follower's end, it takes this node off the list.
         let _ = marking.await;
-        keeper.finish().await;
+        connected.close().await;
+        last.finish().await;
         reporting.abort();
     });
     Ok(Sync { node, state: seen_state, store: seen_store, nudge, stop, task })
 }
 
 /// Follows until told to stop, and gives back what has to be finished.
-async fn follow(mut follower: Follower, nudge: Arc<Notify>, mut stopped: oneshot::Receiver<()>) -> keep::Last {
+async fn follow(mut follower: Follower, nudge: Arc<Notify>, mut stopped: oneshot::Receiver<()>) -> Ended {
     let mut ticks: Interval = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -205,6 +209,9 @@ impl fmt::Debug for Sync {
 pub enum SnapshotFromStoreError {
     #[error("load the keys from the store")]
     Load(#[from] StoreError),
+    /// The snapshot that is there is of a newer history, or of another.
+    #[error("the snapshot that is there stays: {0}")]
+    Refused(Refusal),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -212,15 +219,45 @@ pub enum SnapshotFromStoreError {
 /// Writes a snapshot of a store as it is, beside a running node or without one.
 ///
 /// # Errors
-/// A store that does not answer, a disk that does not take it. The snapshot of before stays.
+/// A store that does not answer, or that a node with the snapshot of before would refuse; a disk that does not take it. The
+/// snapshot of before stays.
 pub async fn write_snapshot(store: &Store, file: &SnapshotFile, clock: &Clock) -> Result<Facts, SnapshotFromStoreError> {
     let heard_at = clock.now();
+    let known = file.facts().0.map(|facts| facts.position);
     let (position, load) = load(store).await?;
+    // Not before the load: it is the store that was loaded which has to be the right one.
+    let standing = store.standing(known.map_or(0, |known| known.revision)).await?;
+    if let Verdict::Refuse(refusal) = judge(known, &standing) {
+        return Err(SnapshotFromStoreError::Refused(refusal));
+    }
     let (mut writer, reader) = new_index(None);
     writer.swap(load, position.revision, heard_at);
     let file = file.clone();
-    let write = move || file.write(&reader, || Ending::of(&writer, position.epoch, Vec::new()));
+    let write = move || file.write(&reader, || Ending::of(&writer, position, Vec::new()));
     Ok(tokio::task::spawn_blocking(write).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+}
+
+/// Why no store is made where there is none.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "there is no store at {}, and no new one is made in place of the one that is known here: put that one back, or, if it is lost, \
+     remove the snapshot {1} (and {1}.1) to begin with an empty one", store.display(), snapshot.display()
+)]
+pub struct Mislaid {
+    pub store: PathBuf,
+    pub snapshot: PathBuf,
+}
+
+/// Whether a missing store may be made, by whoever it is. A new, empty store in place of one that was mislaid would be refused by
+/// what is known of that one, and would take the changes that were meant for it.
+///
+/// # Errors
+/// There is a snapshot, which was made from a store.
+pub fn may_make_store(store: &Path, snapshot: &SnapshotFile) -> Result<(), Mislaid> {
+    if !snapshot.exists() {
+        return Ok(());
+    }
+    Err(Mislaid { store: store.to_owned(), snapshot: snapshot.path().to_owned() })
 }
 
 /// Everything that the store holds, and where it stood then.

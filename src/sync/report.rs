@@ -1,5 +1,5 @@
-//! What is measured of the index, and the warning when it gets old: apart from the task that follows the store, so that
-//! nothing which keeps that one waiting keeps this one silent.
+//! What is measured of the index, that it grows older whatever the wall clock shows, and the warning when it gets old: apart
+//! from the task that follows the store, so that nothing which keeps that one waiting keeps this one silent.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::time::interval;
 use super::{OLD, SyncState};
 use crate::access::time::Timestamp;
 use crate::clock::Clock;
-use crate::index::IndexReader;
+use crate::index::{Aging, IndexReader};
 use crate::telemetry::metrics::Metrics;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -17,11 +17,12 @@ const EVERY: Duration = Duration::from_secs(1);
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Measures until it is aborted.
-pub(super) async fn report(index: IndexReader, clock: Clock, metrics: Metrics, state: watch::Receiver<SyncState>) {
+pub(super) async fn report(index: IndexReader, aging: Aging, clock: Clock, metrics: Metrics, state: watch::Receiver<SyncState>) {
     let mut ticks = interval(EVERY);
-    let mut reporter = Reporter { began: clock.now(), warned: None, index, clock, metrics, state };
+    let mut reporter = Reporter { began: clock.now(), warned: None, index, aging, clock, metrics, state };
     loop {
         ticks.tick().await;
+        reporter.aging.pass(reporter.clock.now(), reporter.clock.monotonic());
         reporter.measure();
         reporter.warn_if_old();
     }
@@ -29,6 +30,7 @@ pub(super) async fn report(index: IndexReader, clock: Clock, metrics: Metrics, s
 
 struct Reporter {
     index: IndexReader,
+    aging: Aging,
     clock: Clock,
     metrics: Metrics,
     state: watch::Receiver<SyncState>,
@@ -90,7 +92,8 @@ mod tests {
         let state = SyncState { store: StoreState::Unreachable, store_since: NOW, index: Some(index), problem: Some("gone".to_owned()) };
         let (_state, seen) = watch::channel(state);
         let metrics = Metrics::new(test.clock());
-        let mut reporter = Reporter { began: NOW, warned: None, index: reader, clock: test.clock(), metrics, state: seen };
+        let mut reporter =
+            Reporter { began: NOW, warned: None, index: reader, aging: writer.aging(), clock: test.clock(), metrics, state: seen };
         let log = crate::telemetry::log::captured(|| {
             for _ in 0..seconds {
                 test.pass(EVERY);

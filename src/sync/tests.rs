@@ -101,6 +101,17 @@ impl World {
         self.store().await.nodes().await.unwrap()
     }
 
+    /// Copies the store, which nobody has open.
+    fn back_up(&self) {
+        std::fs::copy(self.store_path(), self.folder.path().join("backup.db")).unwrap();
+    }
+
+    /// Puts the copy in the place of the store.
+    fn restore(&self) {
+        self.move_store("martis.db", "newer.db");
+        std::fs::copy(self.folder.path().join("backup.db"), self.store_path()).unwrap();
+    }
+
     /// Puts the store's files where `name` says: it is then gone from where the node looks for it.
     fn move_store(&self, from: &str, to: &str) {
         for suffix in ["", "-wal", "-shm"] {
@@ -165,10 +176,21 @@ async fn insert(store: &Store, number: u64) -> u64 {
     write.commit().await.unwrap()
 }
 
-async fn accept(store: &Store) {
+/// As `store accept` does it; what snapshots know is settled only if it is named.
+async fn accept(store: &Store, epoch: u8, known: &[Epoch]) -> Epoch {
+    let epoch = Epoch::from_bytes([epoch; 16]);
     let mut write = store.write().await.unwrap();
-    write.begin_epoch(Epoch::from_bytes([200; 16])).await.unwrap();
+    write.begin_epoch(epoch, known).await.unwrap();
     write.commit().await.unwrap();
+    epoch
+}
+
+/// Runs a statement that no handle of a store would.
+async fn sql(path: &Path, statement: &'static str) {
+    use sqlx::{ConnectOptions, Connection};
+    let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+    sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
 }
 
 /// Waits for what cannot be waited for by a channel.
@@ -264,9 +286,9 @@ async fn many_changes_at_random_leave_the_index_equal_to_the_store() {
     // And the snapshot that is written on a clean stop holds just that.
     node.sync.stop().await;
     let (facts, load) = read(world.snapshot().path()).unwrap();
-    assert_eq!(facts.revision, revision);
+    assert_eq!(facts.position.revision, revision);
     let (mut writer, reader) = new_index(None);
-    writer.swap(load, facts.revision, facts.heard_at);
+    writer.swap(load, facts.position.revision, facts.heard_at);
     assert_eq!(content(&reader), stored);
 }
 
@@ -295,15 +317,14 @@ async fn a_store_that_is_gone_keeps_serving_and_catches_up_when_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_refused_until_it_is_accepted() {
     let world = World::with_keys(2).await;
-    std::fs::copy(world.store_path(), world.folder.path().join("backup.db")).unwrap();
+    world.back_up();
     let store = world.store().await;
     let revoked = set_state(&store, 1, LifeState::Revoked).await;
     store.close().await;
     let node = world.start();
     node.until(|state| state.store == StoreState::Followed).await;
 
-    world.move_store("martis.db", "newer.db");
-    world.move_store("backup.db", "martis.db");
+    world.restore();
     let state = node.until(|state| state.store == StoreState::Refused).await;
     assert!(state.problem.unwrap().contains("store accept"));
     assert!(node.sync.store().borrow().is_none(), "nothing may be written into a store that is refused");
@@ -315,13 +336,95 @@ async fn an_older_copy_of_the_store_is_refused_until_it_is_accepted() {
     set_state(&older, 2, LifeState::Paused).await;
     assert!(node.sync.state().borrow().is_old(world.time.clock().now()));
     assert_eq!(node.state_of(2), Some(LifeState::Active));
-    assert!(older.nodes().await.unwrap().is_empty());
+    // But people are told of it: it lets requests pass, and confirms nothing.
+    let entry = older.nodes().await.unwrap().remove(0);
+    assert_eq!((entry.id, entry.revision), (node.sync.node().to_string(), 0));
+    assert_eq!(entry.lease_ends, Some(NOW.plus(LEASE).plus(crate::store::LIVE_FOR)));
 
-    accept(&older).await;
+    let accepted = accept(&older, 200, &[]).await;
     let state = node.until(|state| state.store == StoreState::Followed).await;
-    assert_eq!(state.index.unwrap().epoch, Epoch::from_bytes([200; 16]));
+    assert_eq!(state.index.unwrap().epoch, accepted);
     assert_eq!((node.state_of(1), node.state_of(2)), (Some(LifeState::Active), Some(LifeState::Paused)));
     assert!(!node.sync.state().borrow().is_old(world.time.clock().now()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_went_back_stays_refused_when_its_numbers_have_caught_up() {
+    let world = World::with_keys(2).await;
+    world.back_up();
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Followed).await;
+    let store = world.store().await;
+    insert(&store, 3).await;
+    let seen = insert(&store, 4).await;
+    node.until_revision(seen).await;
+    store.close().await;
+
+    world.restore();
+    node.until(|state| state.store == StoreState::Refused).await;
+    let restored = world.store().await;
+    set_state(&restored, 1, LifeState::Revoked).await;
+    for number in [5, 6] {
+        insert(&restored, number).await;
+    }
+    let told = async || node.sync.state().borrow().problem.as_deref().is_some_and(|problem| problem.contains("went another way"));
+    eventually("the node looks at what the numbers are of", told).await;
+    assert_eq!(node.sync.state().borrow().store, StoreState::Refused);
+    assert_eq!((node.index.revision(), node.state_of(5), node.state_of(6)), (seen, None, None));
+    // Nor does it confirm the numbers to whoever revoked the key.
+    assert_eq!(restored.nodes().await.unwrap()[0].revision, 0);
+
+    accept(&restored, 200, &[]).await;
+    node.until_revision(5).await;
+    assert_eq!((node.state_of(1), node.state_of(4), node.state_of(6)), (Some(LifeState::Revoked), None, Some(LifeState::Active)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_went_back_while_no_node_ran_is_refused_whatever_its_number() {
+    let world = World::with_keys(1).await;
+    world.back_up();
+    let store = world.store().await;
+    set_state(&store, 1, LifeState::Revoked).await;
+    store.close().await;
+    world.run_once().await;
+    world.restore();
+    let restored = world.store().await;
+    assert_eq!(insert(&restored, 2).await, 2, "the same number again");
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Refused && state.index.is_some()).await;
+    assert_eq!((node.state_of(1), node.state_of(2)), (Some(LifeState::Revoked), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_copy_can_be_put_back_and_accepted_again_and_again() {
+    let world = World::with_keys(2).await;
+    world.back_up();
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Followed).await;
+    for epoch in 1..=3 {
+        world.restore();
+        node.until(|state| state.store == StoreState::Refused || state.index.unwrap().revision == 2).await;
+        let store = world.store().await;
+        let revision = insert(&store, 100 + u64::from(epoch)).await;
+        // The first copy is where the node stands: there is nothing to refuse yet.
+        if epoch > 1 {
+            node.until(|state| state.store == StoreState::Refused).await;
+        }
+        let accepted = accept(&store, epoch, &[]).await;
+        let state = node.until(|state| state.index.is_some_and(|index| index.epoch == accepted)).await;
+        assert_eq!(state.index.unwrap().revision, revision);
+        assert_eq!(node.index.len(), 3);
+        store.close().await;
+    }
+    node.sync.stop().await;
+
+    // Now with nobody running who could tell what it knows: the snapshot does.
+    world.restore();
+    let store = world.store().await;
+    let accepted = accept(&store, 4, &world.snapshot().epochs()).await;
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Followed && state.index.unwrap().epoch == accepted).await;
+    assert_eq!(node.index.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,7 +445,6 @@ async fn another_store_is_refused_whatever_its_revision() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_in_the_log_of_changes_leads_to_a_full_load() {
-    use sqlx::{ConnectOptions, Connection};
     let world = World::with_keys(2).await;
     let node = world.start();
     node.until(|state| state.store == StoreState::Followed).await;
@@ -353,12 +455,130 @@ async fn a_gap_in_the_log_of_changes_leads_to_a_full_load() {
     insert(&store, 3).await;
     let revision = insert(&store, 4).await;
     store.close().await;
-    let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
-    sqlx::query("DELETE FROM changes WHERE revision < 4").execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
+    sql(&path, "DELETE FROM changes WHERE revision = 3").await;
     world.move_store("elsewhere.db", "martis.db");
     node.until_revision(revision).await;
     assert_eq!(node.index.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_forgot_what_is_known_of_it_is_refused() {
+    let world = World::with_keys(4).await;
+    world.run_once().await;
+    insert(&world.store().await, 5).await;
+    sql(&world.store_path(), "DELETE FROM changes WHERE revision < 5").await;
+    let node = world.start();
+    let state = node.until(|state| state.store == StoreState::Refused).await;
+    assert!(state.problem.unwrap().contains("no longer tells"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_store_that_was_found_to_be_damaged_nothing_is_built_until_all_of_it_was_read() {
+    let world = World::with_keys(3).await;
+    world.run_once().await;
+    sql(&world.store_path(), "UPDATE keys SET ip_allowed = 'nonsense' WHERE number = 2").await;
+    let node = world.start();
+    let names = async |number: u64| {
+        let damaged = format!("damaged at key {}", key(number).id);
+        node.sync.state().borrow().problem.as_deref().is_some_and(|problem| problem.contains(&damaged))
+    };
+    node.until_revision(3).await;
+    eventually("reading all of it fails", || names(2)).await;
+    let store = world.store().await;
+    let revision = set_state(&store, 3, LifeState::Revoked).await;
+    // By the other name it is seen that all was read again, with the change in it.
+    sql(&world.store_path(), "UPDATE keys SET ip_allowed = 'nonsense' WHERE number = 1").await;
+    eventually("it is tried again", || names(1)).await;
+    assert_eq!((node.index.revision(), node.state_of(3)), (3, Some(LifeState::Active)));
+    sql(&world.store_path(), "UPDATE keys SET ip_allowed = '' WHERE number < 3").await;
+    node.until_revision(revision).await;
+    assert_eq!((node.index.len(), node.state_of(3)), (3, Some(LifeState::Revoked)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_mark_itself_applies_changes_but_grows_no_younger() {
+    let world = World::with_keys(2).await;
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Followed).await;
+    let store = world.store().await;
+    eventually("the node tells its lease", || async { store.nodes().await.unwrap()[0].revision == 2 }).await;
+    let no_marks = "CREATE TRIGGER no_marks BEFORE UPDATE ON nodes BEGIN SELECT RAISE(ABORT, 'the disk is full'); END;
+                    CREATE TRIGGER no_nodes BEFORE INSERT ON nodes BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    sql(&world.store_path(), no_marks).await;
+    let told = store.nodes().await.unwrap()[0].lease_ends.unwrap();
+    world.time.pass(Duration::from_secs(600));
+    let revision = set_state(&store, 1, LifeState::Revoked).await;
+    node.until_revision(revision).await;
+    let revision = insert(&store, 3).await;
+    node.until_revision(revision).await;
+    assert_eq!(node.state_of(1), Some(LifeState::Revoked));
+    assert!(node.index.lease_ends().unwrap() <= told, "nobody waits for it any more");
+    sql(&world.store_path(), "DROP TRIGGER no_marks; DROP TRIGGER no_nodes").await;
+    let young = async || node.index.heard_at() == Some(NOW.plus(Duration::from_secs(600)));
+    eventually("it hears again once it can mark itself", young).await;
+    assert!(store.nodes().await.unwrap()[0].lease_ends.unwrap() >= node.index.lease_ends().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_register_serves_nothing_that_the_store_would_not_know_of() {
+    let world = World::with_keys(2).await;
+    let no_nodes = "CREATE TRIGGER no_nodes BEFORE INSERT ON nodes BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    sql(&world.store_path(), no_nodes).await;
+    let node = world.start();
+    let state = node.until(|state| state.problem.is_some()).await;
+    assert!(state.problem.unwrap().contains("the disk is full"));
+    assert!(!node.index.may_serve(NOW));
+    sql(&world.store_path(), "DROP TRIGGER no_nodes").await;
+    node.until(|state| state.store == StoreState::Followed).await;
+    node.sync.stop().await;
+
+    // With a snapshot it serves by that, follows what changes, and is as old as the snapshot says.
+    sql(&world.store_path(), no_nodes).await;
+    let later = NOW.plus(Duration::from_secs(600));
+    world.time.set(later);
+    let store = world.store().await;
+    let revision = set_state(&store, 1, LifeState::Revoked).await;
+    let node = world.start();
+    node.until_revision(revision).await;
+    assert_eq!((node.index.heard_at(), node.state_of(1)), (Some(NOW), Some(LifeState::Revoked)));
+    assert_eq!(node.sync.state().borrow().store, StoreState::Unreachable);
+    sql(&world.store_path(), "DROP TRIGGER no_nodes").await;
+    node.until(|state| state.store == StoreState::Followed).await;
+    assert_eq!(node.index.heard_at(), Some(later));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_clean_stop_all_of_the_store_is_in_its_one_file() {
+    let world = World::with_keys(1).await;
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Followed).await;
+    let other = world.store().await;
+    let revision = insert(&other, 2).await;
+    other.close().await;
+    node.until_revision(revision).await;
+    node.sync.stop().await;
+    world.back_up();
+    assert!(world.folder.path().read_dir().unwrap().all(|entry| !entry.unwrap().file_name().to_string_lossy().ends_with("-wal")));
+    let copy = Store::open(&world.folder.path().join("backup.db"), OpenOptions { create: false }, &world.random).await.unwrap();
+    assert_eq!(copy.position().await.unwrap().revision, revision);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_by_the_monotonic_clock_though_the_wall_clock_was_set_back() {
+    let world = World::with_keys(1).await;
+    let node = world.start();
+    node.until(|state| state.store == StoreState::Followed).await;
+    world.move_store("martis.db", "elsewhere.db");
+    node.until(|state| state.store == StoreState::Unreachable).await;
+    let past = LEASE + Duration::from_secs(1);
+    // Only the monotonic clock gets ahead by this.
+    world.time.set(NOW.minus(past));
+    world.time.pass(past);
+    assert_eq!(world.time.clock().now(), NOW);
+    eventually("the lease is over", async || !node.index.may_serve(NOW)).await;
+    world.move_store("elsewhere.db", "martis.db");
+    node.until(|state| state.store == StoreState::Followed).await;
+    assert!(node.index.may_serve(NOW));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -373,7 +593,8 @@ async fn with_the_store_gone_a_node_starts_from_its_snapshot_and_is_no_younger_b
     assert_eq!(state.index.unwrap().heard_at, NOW);
     assert!(node.index.may_serve(world.time.clock().now()));
     assert_eq!(content(&node.index).len(), 3);
-    node.until(|state| state.store == StoreState::Unreachable && state.problem.is_some()).await;
+    let state = node.until(|state| state.store == StoreState::Unreachable && state.problem.is_some()).await;
+    assert!(state.problem.unwrap().contains("no new one is made"));
     assert!(!world.store_path().exists());
 
     world.time.pass(LEASE);
@@ -426,13 +647,12 @@ async fn the_first_start_makes_the_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_behind_the_snapshot_is_refused_at_the_start_too() {
     let world = World::with_keys(2).await;
-    std::fs::copy(world.store_path(), world.folder.path().join("backup.db")).unwrap();
+    world.back_up();
     let store = world.store().await;
     set_state(&store, 1, LifeState::Revoked).await;
     store.close().await;
     world.run_once().await;
-    world.move_store("martis.db", "newer.db");
-    world.move_store("backup.db", "martis.db");
+    world.restore();
     let node = world.start();
     node.until(|state| state.store == StoreState::Refused).await;
     node.until_revision(3).await;
@@ -456,7 +676,7 @@ async fn an_unusable_snapshot_keeps_no_node_from_starting() {
         node.until(|state| state.store == StoreState::Followed).await;
         assert_eq!(node.index.len(), 1);
         node.sync.stop().await;
-        assert_eq!(read(world.snapshot().path()).unwrap().0.revision, 1);
+        assert_eq!(read(world.snapshot().path()).unwrap().0.position.revision, 1);
     }
 }
 
@@ -499,7 +719,7 @@ async fn the_snapshot_follows_a_change_within_ten_seconds() {
     for number in 2..=3 {
         let revision = insert(&store, number).await;
         let began = Instant::now();
-        let written = async || world.snapshot().facts().0.is_some_and(|facts| facts.revision == revision);
+        let written = async || world.snapshot().facts().0.is_some_and(|facts| facts.position.revision == revision);
         eventually("the snapshot is written", written).await;
         assert!(began.elapsed() < Duration::from_secs(10));
     }
@@ -526,7 +746,29 @@ async fn a_clean_stop_keeps_the_last_moment_at_which_the_store_was_heard_from() 
 async fn a_snapshot_can_be_written_from_a_store_without_a_node() {
     let world = World::with_keys(5).await;
     let facts = write_snapshot(&world.store().await, &world.snapshot(), &world.time.clock()).await.unwrap();
-    assert_eq!((facts.keys, facts.revision, facts.heard_at), (5, 5, NOW));
+    assert_eq!((facts.keys, facts.position.revision, facts.heard_at), (5, 5, NOW));
     assert_eq!(read(world.snapshot().path()).unwrap().0, facts);
     assert!(Path::new(world.snapshot().path()).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_never_overwritten_by_a_store_that_a_node_would_refuse() {
+    let world = World::with_keys(2).await;
+    world.back_up();
+    let store = world.store().await;
+    insert(&store, 3).await;
+    write_snapshot(&store, &world.snapshot(), &world.time.clock()).await.unwrap();
+    store.close().await;
+    world.restore();
+    let restored = world.store().await;
+    let written = std::fs::read(world.snapshot().path()).unwrap();
+    let refusal = write_snapshot(&restored, &world.snapshot(), &world.time.clock()).await.unwrap_err();
+    assert!(refusal.to_string().contains("an older copy was put in its place"), "{refusal}");
+    insert(&restored, 4).await;
+    let refusal = write_snapshot(&restored, &world.snapshot(), &world.time.clock()).await.unwrap_err();
+    assert!(refusal.to_string().contains("went another way"), "{refusal}");
+    assert_eq!(std::fs::read(world.snapshot().path()).unwrap(), written);
+    accept(&restored, 200, &[]).await;
+    let facts = write_snapshot(&restored, &world.snapshot(), &world.time.clock()).await.unwrap();
+    assert_eq!(facts.position, restored.position().await.unwrap());
 }

@@ -49,6 +49,7 @@ fn a_change_says_which_nodes_enforce_it() {
 
     node.signal("TERM");
     assert_eq!(node.ended(), Some(0));
+    assert!(!machine.path("data/martis.db-wal").exists(), "all of the store is in its one file");
     machine.run(&["nodes"]).done().prints(&["No node runs."]);
 }
 
@@ -67,6 +68,11 @@ fn a_silent_node_is_named_until_it_is_forgotten() {
         .complains(&["did not confirm", &format!("nodes forget {id}")]);
     let confirmation = &paused.json()["confirmation"];
     assert_eq!((&confirmation["confirmed"], text(&confirmation["silent"][0], "node")), (&0.into(), id.as_str()));
+
+    // Who may pass is not altered by a name, so it does not matter who knows it.
+    let made = machine.make_key(&["production"]);
+    assert_eq!(machine.run(&["keys", "rename", text(&made, "id"), "Shop 2"]).done().err, "");
+    machine.run(&["keys", "restrict", text(&made, "id"), "--allow-ip", "192.0.2.1"]).done().complains(&["did not confirm"]);
 
     // It counts as live for some seconds yet, and a live node is not forgotten.
     let forgotten = eventually("a node to be forgotten", || Some(machine.run(&["nodes", "forget", &id])).filter(|ran| ran.code == 0));

@@ -80,3 +80,45 @@ fn an_address_in_use_is_a_warning_since_it_may_be_the_running_nodes() {
     machine.run(&["check"]).done().complains(&[&format!("warning: {address} is in use")]);
     machine.run(&["serve"]).failed().complains(&[&format!("listen on {address}")]);
 }
+
+#[test]
+fn no_store_is_made_in_place_of_the_one_that_a_snapshot_is_of() {
+    let machine = Machine::with_account();
+    machine.run(&["snapshot", "write"]).done();
+    fs::remove_file(machine.path("data/martis.db")).unwrap();
+    let said = ["no new one is made in place of the one that is known", "remove the snapshot"];
+    machine.run(&["check"]).failed().complains(&said);
+    machine.run(&["accounts", "create", "Other"]).failed().complains(&said);
+    // An empty file is no more a store than none.
+    fs::write(machine.path("data/martis.db"), "").unwrap();
+    machine.run(&["check"]).failed().complains(&said);
+    machine.run(&["accounts", "create", "Other"]).failed().complains(&said);
+    fs::remove_file(machine.path("data/martis.db")).unwrap();
+    fs::remove_file(machine.path("data/keys.snapshot")).unwrap();
+    machine.run(&["accounts", "create", "Other"]).done();
+}
+
+#[test]
+fn check_changes_nothing_of_what_stands_in_the_stores_place() {
+    let machine = Machine::new();
+    fs::create_dir(machine.path("data")).unwrap();
+    fs::write(machine.path("data/martis.db"), "").unwrap();
+    machine.run(&["check"]).done().prints(&["made at the first start"]);
+    assert_eq!(fs::read(machine.path("data/martis.db")).unwrap(), b"");
+    machine.run(&["accounts", "create", "Acme"]).done();
+    let before = fs::read(machine.path("data/martis.db")).unwrap();
+    machine.run(&["check"]).done().prints(&["the store has 0 keys at revision 0"]);
+    assert!(fs::read(machine.path("data/martis.db")).unwrap() == before);
+    assert_eq!(machine.files(), [machine.path("data/martis.db"), machine.path("gateway.toml")]);
+}
+
+#[test]
+fn check_looks_through_the_whole_store_for_damage() {
+    let machine = Machine::with_account();
+    let path = machine.path("data/martis.db");
+    let mut bytes = fs::read(&path).unwrap();
+    // From the second page on: the first has the header, by which it is still one of ours.
+    bytes[4096..].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    machine.run(&["check"]).failed().complains(&["the store is damaged"]);
+}

@@ -90,8 +90,11 @@ fn a_fragment_is_not_sent_and_so_not_judged() {
 #[test]
 fn what_is_wrong_with_the_key_is_told_in_its_own_words() {
     let case = Case::of_a_key(&["sandbox"]);
-    let told = case.comes_to("GET", CHARGES, "environment_mismatch", Some(401), "environment");
+    let told = case.comes_to("GET", CHARGES, "environment_mismatch", Some(401), "prefix");
     assert_eq!(text(&told, "detail"), "The key is for sandbox, api.martis.test is production.");
+    // As it is with the secret in hand.
+    let arguments = ["explain", "GET", CHARGES, "--from", "192.0.2.7", "--secret-stdin", "--json"];
+    assert_eq!(case.machine.run_with_input(&arguments, text(&case.key, "secret")).done().json()["decision"], told["decision"]);
 
     let case = Case::of_a_key(&["production", "--permission", "payments.charges:read", "--allow-ip", "203.0.113.0/24"]);
     let id = text(&case.key, "id");
@@ -154,7 +157,7 @@ fn a_secret_is_read_from_standard_input_and_not_repeated() {
 fn people_see_the_rule_that_refused() {
     let case = Case::of_a_key(&["sandbox"]);
     let arguments = ["explain", "GET", CHARGES, "--from", "192.0.2.7", "--key", text(&case.key, "id")];
-    case.machine.run(&arguments).done().prints(&["401 environment_mismatch", "✓ known", "✗ environment"]);
+    case.machine.run(&arguments).done().prints(&["401 environment_mismatch", "✓ credential", "✗ prefix"]);
 }
 
 #[test]

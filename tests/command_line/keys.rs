@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::machine::{Machine, holds, ran, text};
+use super::machine::{Machine, Ran, holds, ran, text};
 
 #[test]
 fn a_secret_is_printed_once_and_is_in_no_file() {
@@ -84,7 +84,15 @@ fn wrong_usage_is_told_with_what_would_be_right() {
     wrong(&["keys", "create", "--name", "a", "--environment", "production"], "--account <ACCOUNT>");
     wrong(&["keys", "create", "--account", "Acme", "--name", "a", "--environment", "staging"], "production, sandbox");
     wrong(&["keys", "create", "--account", "Acme", "--name", "a", "--environment", "sandbox", "--expires-in", "soon"], "90d");
+    let id = "key_00000000000000000000000000";
+    for duration in ["5", "soon", "1M", "1h 30m", "1.5h"] {
+        wrong(&["keys", "rotate", id, "--overlap", duration], "no duration: write a number and ms, s, m, h or d");
+        let create = ["keys", "create", "--account", "Acme", "--name", "a", "--environment", "sandbox", "--expires-in", duration];
+        wrong(&create, "no duration: write a number and ms, s, m, h or d");
+    }
     wrong(&["keys", "show", "nonsense"], "begins with `key_`");
+    wrong(&["keys", "restrict", "--allow-ip", "192.0.2.1", id], "the id of a key and goes in front of the addresses");
+    wrong(&["keys", "restrict", id], "restrict [OPTIONS] <ID> <--allow-ip");
     wrong(&["keys", "restrict", "key_00000000000000000000000000"], "--allow-ip <CIDR>...|--on|--off");
     wrong(&["keys", "restrict", "key_00000000000000000000000000", "--on", "--off"], "cannot be used with");
     wrong(&["keys", "list", "--status", "gone"], "active, paused, expired, revoked");
@@ -192,6 +200,37 @@ fn programs_get_what_the_admin_api_answers() {
     let revoked = machine.ask(&["keys", "revoke", text(&rotated, "id"), "--yes"]);
     assert_eq!(revoked["key"]["status"], "revoked");
     assert_eq!(revoked["confirmation"]["nodes"], 0);
+}
+
+#[test]
+fn a_reader_who_has_enough_is_no_failure() {
+    let machine = Machine::with_account();
+    let id = machine.make_key(&["production"])["id"].clone();
+    let id = id.as_str().unwrap();
+    for arguments in
+        [&["keys", "list"][..], &["keys", "list", "--json"], &["keys", "pause", id], &["accounts", "list"], &["completions", "bash"]]
+    {
+        let ended = unread(&machine, arguments).done();
+        assert_eq!(ended.err, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_secret_that_nobody_reads_is_told_with_what_to_do() {
+    let machine = Machine::with_account();
+    let create = ["keys", "create", "--account", "Acme", "--name", "Shop", "--environment", "production"];
+    let lost = ["was made, but its secret could not be shown: rotate or revoke it"];
+    unread(&machine, &create).failed().complains(&lost);
+    unread(&machine, &[&create[..], &["--json"]].concat()).failed().complains(&lost);
+    let list = machine.ask(&["keys", "list"]);
+    unread(&machine, &["keys", "rotate", text(&list["items"][0], "id")]).failed().complains(&lost);
+}
+
+/// A command whose standard output nobody reads any more.
+fn unread(machine: &Machine, arguments: &[&str]) -> Ran {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    ran(machine.gateway(arguments).stdout(writer).spawn().unwrap())
 }
 
 #[test]

@@ -6,9 +6,11 @@
 mod accounts_and_nodes;
 mod check;
 mod demo;
+mod deployments;
 mod explain;
 mod help;
 mod keys;
 mod machine;
+mod serve;
 mod snapshot;
 mod transfer;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use super::machine::{Machine, holds, text};
+use super::machine::{Machine, holds, ran, text};
 
 #[test]
 fn what_was_exported_is_imported_as_it_was() {
@@ -69,6 +69,16 @@ fn an_import_with_mistakes_changes_nothing_and_names_the_lines() {
     fs::write(machine.path("keys.ndjson"), format!("{good}\n{{}}\nnonsense\n")).unwrap();
     machine.run(&["keys", "import", "keys.ndjson"]).failed().complains(&["line 2: ", "line 3: ", "nothing was imported"]);
     assert_eq!(machine.ask(&["keys", "list"])["items"], json!([]));
+}
+
+#[test]
+fn an_export_that_nobody_reads_to_its_end_is_no_failure() {
+    let machine = Machine::with_account();
+    machine.make_key(&["production"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = ran(machine.gateway(&["keys", "export", "-"]).stdout(writer).spawn().unwrap()).done();
+    assert_eq!(ended.err, "");
 }
 
 #[test]

@@ -75,9 +75,9 @@ async fn a_change_is_answered_when_the_live_node_has_confirmed_it() {
     let node = async {
         let mut watch = store.watch().await.unwrap();
         loop {
-            let revision = store.position().await.unwrap().revision;
-            if revision > 0 {
-                return store.mark_node("live", revision, START, None).await.unwrap();
+            let position = store.position().await.unwrap();
+            if position.revision > 0 {
+                return store.mark_node("live", Some(position), START, None).await.unwrap();
             }
             while !watch.changed().await.unwrap() {
                 tokio::task::yield_now().await;

@@ -88,8 +88,9 @@ async fn a_refused_try_is_a_line_and_changes_nothing_else() {
 async fn accepting_a_store_begins_an_epoch_and_is_a_line_of_the_operator() {
     let test = TestKeyring::new().await;
     let before = test.keyring.store().position().await.unwrap();
-    let accepted = test.keyring.accept_store(&actor()).await.unwrap();
-    assert_eq!(test.keyring.store().position().await.unwrap(), accepted);
+    let accepted = test.keyring.accept_store(&actor(), &[]).await.unwrap();
+    let position = test.keyring.store().position().await.unwrap();
+    assert_eq!((position.epoch, position.revision), (accepted.epoch, accepted.revision));
     assert_eq!(test.keyring.store().lineage().await.unwrap(), [before.epoch, accepted.epoch]);
     assert_eq!(told(&chain(test.keyring.store(), Chain::Operator).await), [("store.accept", None)]);
 }

@@ -3,7 +3,7 @@
 use martis_gateway::access::address::IpRestrictions;
 use martis_gateway::access::key::LifeState;
 use martis_gateway::index::IndexChange;
-use martis_gateway::store::{Epoch, Loaded, Store, StoreError, Taken};
+use martis_gateway::store::{Epoch, Loaded, Position, Stamp, Store, StoreError, Taken};
 
 use crate::support::{TestStore, account_row, add_account, add_key, key_row, node};
 
@@ -11,6 +11,19 @@ async fn everything(store: &Store) -> (u64, Vec<Loaded>) {
     let mut loaded = Vec::new();
     let position = store.load_all(|row| loaded.push(row)).await.unwrap();
     (position.revision, loaded)
+}
+
+/// What changed from the beginning on, by the numbers.
+async fn log(store: &Store) -> Vec<(u64, IndexChange)> {
+    let beginning = Position::beginning(store.position().await.unwrap().epoch);
+    let changes = store.changes_after(beginning, 1000).await.unwrap();
+    changes.into_iter().map(|(position, change)| (position.revision, change)).collect()
+}
+
+/// Where a store stood at a revision that it has.
+async fn at(store: &Store, revision: u64) -> Position {
+    let standing = store.standing(revision).await.unwrap();
+    Position { revision, stamp: standing.stamp.unwrap(), ..standing.position }
 }
 
 #[tokio::test]
@@ -21,7 +34,8 @@ async fn a_new_store_has_an_epoch_and_no_revision() {
     assert_eq!(position.revision, 0);
     assert_eq!(store.lineage().await.unwrap(), [position.epoch]);
     assert_eq!(test.open().await.position().await.unwrap(), position);
-    assert_eq!(store.changes_after(0, 10).await.unwrap(), []);
+    assert_eq!(position, Position::beginning(position.epoch));
+    assert_eq!(store.changes_after(position, 10).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +65,7 @@ async fn revisions_have_no_gap_and_are_in_the_order_of_commits_with_eight_writer
     }
     taken.sort();
     assert_eq!(taken.iter().map(|(revision, _)| *revision).collect::<Vec<_>>(), (1..=96).collect::<Vec<_>>());
-    let log = handles[1].changes_after(0, 1000).await.unwrap();
+    let log = log(&handles[1]).await;
     let logged = log.iter().map(|(revision, change)| match change {
         IndexChange::Key(key) => (*revision, key.id),
         IndexChange::Account(account) => panic!("{account:?}"),
@@ -78,10 +92,46 @@ async fn changes_tell_what_each_revision_touched_as_it_is_now() {
         (3, suspended),
         (4, IndexChange::Key(first.indexed())),
     ];
-    assert_eq!(store.changes_after(0, 10).await.unwrap(), expected);
-    assert_eq!(store.changes_after(2, 1).await.unwrap(), expected[2..3]);
-    assert_eq!(store.changes_after(4, 10).await.unwrap(), []);
-    assert_eq!(store.changes_after(99, 10).await.unwrap(), []);
+    assert_eq!(log(&store).await, expected);
+    let third = store.changes_after(at(&store, 2).await, 1).await.unwrap();
+    assert_eq!(third, [(at(&store, 3).await, expected[2].1.clone())]);
+    assert_eq!(store.changes_after(at(&store, 4).await, 10).await.unwrap(), []);
+    assert_eq!(store.position().await.unwrap(), at(&store, 4).await);
+}
+
+#[tokio::test]
+async fn each_revision_is_told_from_those_of_its_number_in_copies_of_the_store() {
+    let test = TestStore::new();
+    let store = test.open().await;
+    add_account(&store).await;
+    add_key(&store, key_row(1)).await.unwrap();
+    store.close().await;
+    let copy = TestStore::new();
+    std::fs::create_dir(copy.path().parent().unwrap()).unwrap();
+    std::fs::copy(test.path(), copy.path()).unwrap();
+    let (one, other) = (test.open().await, copy.open().await);
+    assert_eq!(one.position().await.unwrap(), other.position().await.unwrap());
+
+    // The same change with the same number, and yet another revision; one at a time or many at once.
+    for store in [&one, &other] {
+        add_key(store, key_row(2)).await.unwrap();
+        let mut write = store.write().await.unwrap();
+        write.insert_keys(&mut [key_row(3), key_row(4)]).await.unwrap();
+        write.commit().await.unwrap();
+    }
+    let mut stamps = vec![Stamp::BEGINNING, at(&one, 1).await.stamp];
+    for revision in 2..=4 {
+        stamps.extend([at(&one, revision).await.stamp, at(&other, revision).await.stamp]);
+    }
+    for (at, stamp) in stamps.iter().enumerate() {
+        assert!(!stamps[..at].contains(stamp), "{stamps:?}");
+    }
+    assert_eq!(one.changes_after(at(&other, 1).await, 10).await.unwrap().len(), 3);
+    for known in [at(&other, 2).await, at(&other, 4).await, Position { revision: 5, ..at(&one, 4).await }] {
+        let refusal = one.changes_after(known, 10).await.unwrap_err();
+        assert!(matches!(refusal, StoreError::OtherHistory { revision } if revision == known.revision), "{refusal:?}");
+    }
+    assert_eq!(one.standing(5).await.unwrap().stamp, None);
 }
 
 #[tokio::test]
@@ -102,7 +152,8 @@ async fn everything_is_loaded_as_it_was_written() {
     assert_eq!(loaded[1..], expected);
     assert_eq!(store.count_keys().await.unwrap(), 5000);
     assert_eq!(store.key(rows[8].id).await.unwrap().unwrap(), rows[8]);
-    assert_eq!(store.changes_after(4999, 10).await.unwrap(), [(5000, IndexChange::Key(rows[4999].indexed()))]);
+    let last = store.changes_after(at(&store, 4999).await, 10).await.unwrap();
+    assert_eq!(last, [(store.position().await.unwrap(), IndexChange::Key(rows[4999].indexed()))]);
 }
 
 #[tokio::test]
@@ -115,7 +166,7 @@ async fn a_write_that_is_dropped_in_the_middle_leaves_the_last_committed_state()
         let mut write = store.write().await.unwrap();
         write.insert_key(&mut key_row(2)).await.unwrap();
         write.update_key(&mut key_row(1)).await.unwrap();
-        write.begin_epoch(Epoch::from_bytes([9; 16])).await.unwrap();
+        write.begin_epoch(Epoch::from_bytes([9; 16]), &[]).await.unwrap();
         drop(write);
     }
     for store in [store, test.open().await] {
@@ -170,7 +221,7 @@ async fn names_new_accounts_and_marks_of_nodes_take_no_revision() {
     write.insert_account(&account_row(2)).await.unwrap();
     assert_eq!(write.commit().await.unwrap(), 1);
     store.register_node(&node("node_1", 0)).await.unwrap();
-    store.mark_node("node_1", 1, node("", 0).last_seen, None).await.unwrap();
+    store.mark_node("node_1", None, node("", 0).last_seen, None).await.unwrap();
     store.remove_node("node_1").await.unwrap();
     assert_eq!(store.position().await.unwrap().revision, 1);
     assert_eq!(store.key(row.id).await.unwrap().unwrap().name, "Another");
@@ -200,8 +251,26 @@ async fn epochs_line_up_and_the_last_one_is_current() {
     let store = test.open().await;
     let first = store.position().await.unwrap().epoch;
     let mut write = store.write().await.unwrap();
-    write.begin_epoch(Epoch::from_bytes([9; 16])).await.unwrap();
+    write.begin_epoch(Epoch::from_bytes([9; 16]), &[]).await.unwrap();
     write.commit().await.unwrap();
     assert_eq!(store.lineage().await.unwrap(), [first, Epoch::from_bytes([9; 16])]);
     assert_eq!(store.position().await.unwrap().epoch, Epoch::from_bytes([9; 16]));
+}
+
+#[tokio::test]
+async fn beginning_an_epoch_settles_those_that_nodes_and_snapshots_know() {
+    let test = TestStore::new();
+    let store = test.open().await;
+    let [of_a_node, of_a_snapshot, new] = [1, 2, 3].map(|number| Epoch::from_bytes([number; 16]));
+    let first = store.position().await.unwrap().epoch;
+    for (id, epoch) in [("node_1", of_a_node), ("node_2", first)] {
+        store.register_node(&node(id, 0)).await.unwrap();
+        store.mark_node(id, Some(Position::beginning(epoch)), node("", 0).last_seen, None).await.unwrap();
+    }
+    store.register_node(&node("without_an_index", 0)).await.unwrap();
+    let mut write = store.write().await.unwrap();
+    write.begin_epoch(new, &[first, of_a_snapshot, of_a_node]).await.unwrap();
+    write.commit().await.unwrap();
+    assert_eq!(store.lineage().await.unwrap(), [first, of_a_node, of_a_snapshot, new]);
+    assert_eq!(store.position().await.unwrap().epoch, new);
 }

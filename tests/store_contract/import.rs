@@ -126,6 +126,19 @@ async fn everything_that_is_wrong_is_said_with_its_line_and_nothing_is_done() {
         (line(8).replace('}', r#","ip_restrictions":{"enabled":true,"allowed":["::/0"]}}"#), Some("ip_restrictions.allowed[0]")),
         (line(9).replace('}', r#","created_at":"9000-01-01T00:00:00Z"}"#), Some("created_at: ")),
         (line(10).replace('}', r#","hint":"sk_test_…abcd"}"#), Some("hint: ")),
+        (r#"{"secret":"sk_live_","account":"Shop","name":"A"}"#.to_owned(), Some("secret: a secret has at least 16 characters behind")),
+        (
+            r#"{"secret":"sk_live_123456789012345","account":"Shop","name":"A"}"#.to_owned(),
+            Some("secret: a secret has at least 16 characters"),
+        ),
+        (
+            line(12).replace('}', r#","status":"expired","expires_at":"9000-01-01T00:00:00Z"}"#),
+            Some("status: `expired`, but `expires_at` is still to come: 9000-01-01T00:00:00Z"),
+        ),
+        (line(13).replace('}', r#","status":"expired"}"#), Some("status: `expired` needs `expires_at`")),
+        (line(14).replace('}', r#","status":"expired","expires_at":"2000-01-01T00:00:00Z"}"#), None),
+        (r#""text""#.to_owned(), Some("invalid type, expected an object of fields")),
+        (line(15).replace('}', r#","ip_restrictions":5}"#), Some("expected an object with `enabled` and `allowed`")),
         ("x".repeat(300 * 1024), Some("longer than")),
         (line(11), None),
     ];
@@ -143,6 +156,15 @@ async fn everything_that_is_wrong_is_said_with_its_line_and_nothing_is_done() {
     assert_eq!(test.keyring.store().position().await.unwrap(), position);
     let refused = test.keyring.store().audit_entries(Chain::Operator, 0, 10).await.unwrap();
     assert_eq!(refused[0].refused.as_deref(), Some("invalid_import"));
+}
+
+#[tokio::test]
+async fn digests_that_differ_at_their_ends_only_are_two() {
+    let test = TestKeyring::new().await;
+    let with = |end: &str| line(0).replace(&digest(0).to_string(), &format!("{}{end}", "0".repeat(63)));
+    assert_eq!(import(&test, &format!("{}\n{}", with("a"), with("b"))).await.unwrap(), 2);
+    let found = problems(&test, &format!("{}\n{}", with("c"), with("c"))).await;
+    assert_eq!(found.lines[0].detail, "digest: the same as in line 1");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use martis_gateway::access::time::Timestamp;
 use martis_gateway::index::IndexChange;
 use martis_gateway::keyring::view::{IpRestrictionsView, KeyView};
 use martis_gateway::keyring::{Edit, KeyringError, NewKey, Restrict};
+use martis_gateway::store::Position;
 use proptest::prelude::*;
 
 use crate::support::{TestKeyring, actor, new_key};
@@ -227,7 +228,9 @@ async fn run(steps: Vec<Step>) {
     }
     // Whoever follows the log ends with the same keys.
     let mut followed = std::collections::HashMap::new();
-    for (_, change) in test.keyring.store().changes_after(0, u32::MAX).await.unwrap() {
+    let store = test.keyring.store();
+    let beginning = Position::beginning(store.position().await.unwrap().epoch);
+    for (_, change) in store.changes_after(beginning, u32::MAX).await.unwrap() {
         let IndexChange::Key(key) = change else { panic!("{change:?}") };
         followed.insert(key.id, key);
     }

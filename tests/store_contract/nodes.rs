@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use martis_gateway::store::NodeEntry;
+use martis_gateway::store::{NodeEntry, Position, Stamp};
 
-use crate::support::{START, TestStore, node};
+use crate::support::{START, TestStore, add_account, add_key, key_row, node};
 
 #[tokio::test]
 async fn a_node_registers_marks_itself_and_is_removed() {
@@ -14,13 +14,30 @@ async fn a_node_registers_marks_itself_and_is_removed() {
     store.register_node(&node("node_1", 3)).await.unwrap();
     store.register_node(&NodeEntry { lease_ends: None, ..node("node_2", 4) }).await.unwrap();
     let later = START.plus(Duration::from_secs(2));
-    assert!(store.mark_node("node_1", 5, later, Some(later)).await.unwrap());
-    let marked = NodeEntry { revision: 5, last_seen: later, lease_ends: Some(later), ..node("node_1", 3) };
+    assert!(store.mark_node("node_1", None, later, Some(later)).await.unwrap());
+    let marked = NodeEntry { revision: 0, last_seen: later, lease_ends: Some(later), ..node("node_1", 3) };
     assert_eq!(store.nodes().await.unwrap(), [marked, NodeEntry { lease_ends: None, ..node("node_2", 4) }]);
+    assert!(store.has_node("node_1").await.unwrap());
     assert!(store.remove_node("node_1").await.unwrap());
+    assert!(!store.has_node("node_1").await.unwrap());
     assert!(!store.remove_node("node_1").await.unwrap());
-    assert!(!store.mark_node("node_1", 6, later, None).await.unwrap());
+    assert!(!store.mark_node("node_1", None, later, None).await.unwrap());
     assert_eq!(store.nodes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_mark_confirms_a_revision_only_if_it_is_one_of_this_store() {
+    let test = TestStore::new();
+    let store = test.open().await;
+    add_account(&store).await;
+    add_key(&store, key_row(1)).await.unwrap();
+    let position = store.position().await.unwrap();
+    store.register_node(&node("node_1", 0)).await.unwrap();
+    let another = Position { stamp: Stamp::from_bytes([7; 8]), ..position };
+    for (enforced, confirmed) in [(position, 1), (another, 0), (Position { revision: 2, ..position }, 0)] {
+        assert!(store.mark_node("node_1", Some(enforced), START, None).await.unwrap());
+        assert_eq!(store.nodes().await.unwrap()[0].revision, confirmed, "{enforced:?}");
+    }
 }
 
 #[tokio::test]
@@ -41,7 +58,7 @@ async fn marks_do_not_wait_for_a_write_that_is_being_made_in_the_same_process_lo
     let store = test.open().await;
     store.register_node(&node("node_1", 0)).await.unwrap();
     let write = store.write().await.unwrap();
-    let mark = store.mark_node("node_1", 1, START, None);
+    let mark = store.mark_node("node_1", None, START, None);
     let (marked, committed) = tokio::join!(mark, async {
         tokio::task::yield_now().await;
         write.commit().await

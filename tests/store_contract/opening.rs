@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use martis_gateway::store::{OpenOptions, Random, Store, StoreError};
+use martis_gateway::store::{Epoch, Examined, OpenOptions, Position, Random, Store, StoreError, examine};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::support::{TestKeyring, TestStore, actor, add_account, add_key, key_row, new_key, node};
@@ -28,6 +28,61 @@ async fn a_store_that_is_missing_is_made_only_if_it_may_be() {
     assert!(!test.path().exists());
     test.open().await;
     test.try_open(false).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_file_is_no_store_yet() {
+    let test = TestStore::new();
+    fs::create_dir(test.path().parent().unwrap()).unwrap();
+    fs::write(test.path(), "").unwrap();
+    assert!(matches!(test.try_open(false).await, Err(StoreError::Missing { .. })));
+    assert!(matches!(examine(&test.path()).await, Err(StoreError::Missing { .. })));
+    assert_eq!(files_beside(&test), 1);
+    assert_eq!(fs::read(test.path()).unwrap(), b"");
+    test.try_open(true).await.unwrap();
+}
+
+#[tokio::test]
+async fn looking_at_a_store_changes_nothing_and_finds_damage() {
+    let test = TestStore::new();
+    let store = test.open().await;
+    add_account(&store).await;
+    let mut rows: Vec<_> = (0..500).map(key_row).collect();
+    let mut write = store.write().await.unwrap();
+    write.insert_keys(&mut rows).await.unwrap();
+    write.commit().await.unwrap();
+    assert_eq!(examine(&test.path()).await.unwrap(), Examined::Store { keys: 500, revision: 500 });
+    store.close().await;
+    let mut whole = fs::read(test.path()).unwrap();
+    assert_eq!(examine(&test.path()).await.unwrap(), Examined::Store { keys: 500, revision: 500 });
+    assert_eq!((fs::read(test.path()).unwrap() == whole, files_beside(&test)), (true, 1));
+
+    let page = whole.len() / 2 / 4096 * 4096;
+    whole[page..page + 4096].fill(0xa5);
+    fs::write(test.path(), whole).unwrap();
+    let damage = examine(&test.path()).await.unwrap_err();
+    assert!(matches!(damage, StoreError::Damaged { .. }), "{damage:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_is_in_its_one_file_also_while_somebody_else_has_it_open() {
+    let test = TestStore::new();
+    let (store, other) = (test.open().await, test.open().await);
+    let watch = other.watch().await.unwrap();
+    add_account(&store).await;
+    add_key(&store, key_row(1)).await.unwrap();
+    store.close().await;
+    let copy = TestStore::new();
+    fs::create_dir(copy.path().parent().unwrap()).unwrap();
+    fs::copy(test.path(), copy.path()).unwrap();
+    assert_eq!(copy.open().await.count_keys().await.unwrap(), 1);
+    watch.close().await;
+    other.close().await;
+    assert_eq!(files_beside(&test), 1);
+}
+
+fn files_beside(test: &TestStore) -> usize {
+    fs::read_dir(test.path().parent().unwrap()).unwrap().count()
 }
 
 #[tokio::test]
@@ -154,7 +209,7 @@ async fn a_row_that_does_not_parse_is_an_error_that_names_the_key() {
         let named = format!("key {}", row.id);
         let errors = [
             store.load_all(|_| {}).await.map(drop).unwrap_err(),
-            store.changes_after(0, 10).await.map(drop).unwrap_err(),
+            store.changes_after(Position::beginning(Epoch::from_bytes([0; 16])), 10).await.map(drop).unwrap_err(),
             store.key(row.id).await.map(drop).unwrap_err(),
         ];
         for error in errors {

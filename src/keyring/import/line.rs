@@ -18,9 +18,12 @@ use crate::keyring::view::IpRestrictionsView;
 use crate::keyring::{Keyring, KeyringError};
 use crate::store::KeyRow;
 
+/// What a secret must have behind its prefix, in characters: a shorter one can be guessed, and a prefix alone is none.
+const SHORTEST_REST: usize = 16;
+
 /// The fields that a line may have. Every one that an export writes is among them.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object of fields")]
 struct RawLine<'a> {
     #[serde(borrow)]
     secret: Option<SecretText<'a>>,
@@ -142,7 +145,7 @@ impl<'a> Checker<'a> {
         };
         let created_at = problems.take("created_at", past(raw.created_at.as_deref(), self.now));
         let expires_at = problems.take("expires_at", raw.expires_at.as_deref().map(Timestamp::parse_rfc3339).transpose());
-        let state = problems.take("status", state(raw.status.as_deref(), raw.expires_at.is_some()));
+        let state = problems.take("status", state(raw.status.as_deref(), expires_at, self.now));
         let revoked_at = problems.take("revoked_at", past(raw.revoked_at.as_deref(), self.now));
         let created_by = raw.created_by.as_deref().map_or_else(|| Ok(self.created_by.clone()), check::maker);
         let created_by = problems.take("created_by", created_by);
@@ -181,6 +184,9 @@ fn hash(secret: &str) -> Result<Hashed, String> {
     match presented.environment() {
         None => Err(format!("a secret begins with `sk_live_` or `sk_test_` and has at most {LONGEST} characters")),
         Some(_) if !secret.bytes().all(sendable) => Err("a secret has visible ASCII characters only, and no comma".to_owned()),
+        Some(environment) if secret.len() < environment.prefix().len() + SHORTEST_REST => {
+            Err(format!("a secret has at least {SHORTEST_REST} characters behind `{}`", environment.prefix()))
+        }
         Some(environment) => {
             let of_secret = Some((environment, Hint::of(environment, secret.as_bytes())));
             Ok(Hashed { digest: presented.digest(), of_secret })
@@ -207,13 +213,18 @@ fn hint(given: Option<&str>, environment: Environment, hashed: Option<&Hashed>) 
     if given.starts_with(environment.prefix()) { Ok(hint) } else { Err(format!("of another environment than {environment}")) }
 }
 
-fn state(status: Option<&str>, expires: bool) -> Result<LifeState, String> {
+/// `expires_at` is None if it is wrong, and Some(None) if there is none.
+fn state(status: Option<&str>, expires_at: Option<Option<Timestamp>>, now: Timestamp) -> Result<LifeState, String> {
     match status {
         None | Some("active") => Ok(LifeState::Active),
         Some("paused") => Ok(LifeState::Paused),
         Some("revoked") => Ok(LifeState::Revoked),
-        Some("expired") if expires => Ok(LifeState::Active),
-        Some("expired") => Err("`expired` needs `expires_at`".to_owned()),
+        Some("expired") => match expires_at {
+            Some(None) => Err("`expired` needs `expires_at`".to_owned()),
+            // Time alone ends a key: it would pass until then.
+            Some(Some(end)) if end > now => Err(format!("`expired`, but `expires_at` is still to come: {end}")),
+            Some(Some(_)) | None => Ok(LifeState::Active),
+        },
         Some(other) => {
             let shown = hide_secrets(other);
             Err(format!("`{}` is no status: `active`, `paused`, `expired` or `revoked`", shown.escape_debug()))

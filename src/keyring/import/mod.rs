@@ -51,7 +51,7 @@ impl Keyring {
         open: Open<'_>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Imported, KeyringError> {
-        let mut check = Check { keyring: self, checker: Checker::new(self, actor), seen: HashMap::new(), problems: ImportProblems::none() };
+        let mut check = Check::new(self, actor);
         let total = check.run(open, progress).await?;
         if check.problems.total > 0 {
             return Err(self.refuse_import(actor, check.problems).await);
@@ -81,12 +81,18 @@ impl Keyring {
 struct Check<'a> {
     keyring: &'a Keyring,
     checker: Checker<'a>,
-    /// The first half of each digest, and each id, with the line where it stands.
-    seen: HashMap<[u8; 16], u64>,
+    /// Each digest and each id, with the line where it stands.
+    digests: HashMap<[u8; 32], u64>,
+    ids: HashMap<[u8; 16], u64>,
     problems: ImportProblems,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(keyring: &'a Keyring, actor: &Actor) -> Self {
+        let checker = Checker::new(keyring, actor);
+        Self { keyring, checker, digests: HashMap::new(), ids: HashMap::new(), problems: ImportProblems::none() }
+    }
+
     /// Returns the number of keys.
     async fn run(&mut self, open: Open<'_>, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<u64, KeyringError> {
         let mut lines = Lines::new(open().map_err(KeyringError::Input)?);
@@ -112,15 +118,12 @@ impl Check<'_> {
     }
 
     fn compare_with_lines(&mut self, line: u64, given: &Given) {
-        // Half a digest is enough: that two of them agree in 128 bits by chance does not happen.
-        let (half, _) = given.row.digest.as_bytes().split_at(16);
-        let digest = <[u8; 16]>::try_from(half).unwrap_or_default();
-        let names = [("digest", Some(digest)), ("id", given.id.map(KeyId::to_bytes))];
-        for (what, name) in names {
-            let Some(name) = name else { continue };
-            match self.seen.get(&name) {
-                Some(first) => self.problems.add(line, format!("{what}: the same as in line {first}")),
-                None => drop(self.seen.insert(name, line)),
+        // By their bytes: the hash of a `Digest` trusts them to be random, and a file may say anything.
+        let digest = first_line_with(&mut self.digests, *given.row.digest.as_bytes(), line);
+        let id = given.id.and_then(|id| first_line_with(&mut self.ids, id.to_bytes(), line));
+        for (what, first) in [("digest", digest), ("id", id)] {
+            if let Some(first) = first {
+                self.problems.add(line, format!("{what}: the same as in line {first}"));
             }
         }
     }
@@ -139,6 +142,12 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+/// The line where a name was seen before; if it was not, `line` is remembered as its first.
+fn first_line_with<const N: usize>(seen: &mut HashMap<[u8; N], u64>, name: [u8; N], line: u64) -> Option<u64> {
+    let first = *seen.entry(name).or_insert(line);
+    (first != line).then_some(first)
 }
 
 /// The second reading: writes.

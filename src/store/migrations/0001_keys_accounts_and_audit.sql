@@ -1,5 +1,6 @@
 -- A store's lineage: the epoch that it was made with, and one more each time an operator accepted the store as it was,
--- after a backup was put back, say. The newest is the current one.
+-- after a backup was put back, say. The newest is the current one. Before it stand also those that came to be in a copy which
+-- this store was put in the place of: accepting it settles them, too.
 CREATE TABLE epochs (
     number   INTEGER PRIMARY KEY,
     epoch    BLOB    NOT NULL UNIQUE CHECK (length(epoch) = 16),
@@ -63,7 +64,9 @@ END;
 CREATE TABLE changes (
     revision INTEGER PRIMARY KEY,
     kind     TEXT    NOT NULL CHECK (kind IN ('key', 'account')),
-    subject  BLOB    NOT NULL
+    subject  BLOB    NOT NULL,
+    -- Tells this revision from the one of the same number that another copy of the store took.
+    stamp    BLOB    NOT NULL DEFAULT (randomblob(8)) CHECK (length(stamp) = 8)
 ) STRICT;
 
 CREATE TRIGGER changes_have_no_gap BEFORE INSERT ON changes
@@ -117,5 +120,7 @@ CREATE TABLE nodes (
     last_seen  INTEGER NOT NULL,
     revision   INTEGER NOT NULL,
     -- Null: never.
-    lease_ends INTEGER
+    lease_ends INTEGER,
+    -- The epoch of what it has in service, be it of this store or not; null while it has nothing.
+    epoch      BLOB    CHECK (length(epoch) = 16)
 ) STRICT, WITHOUT ROWID;

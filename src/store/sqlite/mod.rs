@@ -24,6 +24,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoo
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+pub use self::open::{Examined, examine};
 pub use self::watch::Watch;
 pub use self::write::Write;
 use super::{OpenOptions, Random, StoreError};
@@ -59,7 +60,7 @@ impl Store {
     /// refuses.
     pub async fn open(path: &Path, options: OpenOptions, random: &Random) -> Result<Self, StoreError> {
         open::prepare(path, options)?;
-        open::bring_up_to_date(path, random).await?;
+        open::bring_up_to_date(path, options, random).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
@@ -76,12 +77,14 @@ impl Store {
         &self.0.path
     }
 
-    /// Closes every connection, for a clean stop. What other clones do afterwards opens new ones or fails.
+    /// Brings what was committed into the one file, as far as nobody else is reading it, and closes every connection, for a
+    /// clean stop. What other clones do afterwards opens new ones or fails.
     pub async fn close(&self) {
         self.0.readers.close().await;
         for slot in [&self.0.writer, &self.0.marker] {
-            if let Some(connection) = slot.connection.lock().await.take() {
-                // Nothing is lost if this fails: what was committed is in the log already.
+            if let Some(mut connection) = slot.connection.lock().await.take() {
+                // Nothing is lost if these fail: what was committed is in the log already.
+                let _ = sqlx::query("PRAGMA wal_checkpoint(passive)").execute(&mut connection).await;
                 let _ = connection.close().await;
             }
         }

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::{Held, Store};
 use crate::access::time::Timestamp;
 use crate::store::row::{self, number};
-use crate::store::{NodeEntry, StoreError};
+use crate::store::{NodeEntry, Position, StoreError};
 
 /// How long a node that died is kept on the list behind the end of its lease, for people who look for it.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -37,12 +37,27 @@ impl Store {
         Ok(())
     }
 
-    /// Says that a node runs and which revision it enforces. False if it is not on the list: it was forgotten and has to
-    /// register anew.
-    pub async fn mark_node(&self, id: &str, revision: u64, now: Timestamp, lease_ends: Option<Timestamp>) -> Result<bool, StoreError> {
+    /// Says that a node runs and what it enforces: a revision only if it is one of this store, else 0, since a number of another
+    /// copy confirms nothing here. False if the node is not on the list: it was forgotten and has to register anew.
+    pub async fn mark_node(
+        &self,
+        id: &str,
+        enforced: Option<Position>,
+        now: Timestamp,
+        lease_ends: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
         let mut marker = self.marker().await?;
-        let update = sqlx::query("UPDATE nodes SET revision = ?, last_seen = ?, lease_ends = ? WHERE id = ?");
-        let update = update.bind(number(revision)).bind(now.millis()).bind(lease_ends.map(|end| end.millis())).bind(id.to_owned());
+        let update = sqlx::query(
+            "UPDATE nodes SET revision = coalesce((SELECT revision FROM changes WHERE revision = ? AND stamp = ?), 0), epoch = ?, \
+             last_seen = ?, lease_ends = ? WHERE id = ?",
+        );
+        let update = update
+            .bind(enforced.map(|at| number(at.revision)))
+            .bind(enforced.map(|at| at.stamp.to_bytes().to_vec()))
+            .bind(enforced.map(|at| at.epoch.to_bytes().to_vec()))
+            .bind(now.millis())
+            .bind(lease_ends.map(|end| end.millis()))
+            .bind(id.to_owned());
         let done = update.execute(&mut marker.connection).await.map_err(StoreError::when("mark this node"))?;
         marker.put_back();
         Ok(done.rows_affected() > 0)
@@ -54,6 +69,12 @@ impl Store {
         let removed = remove(&mut marker.connection, id).await?;
         marker.put_back();
         Ok(removed)
+    }
+
+    /// Whether a node is on the list.
+    pub async fn has_node(&self, id: &str) -> Result<bool, StoreError> {
+        let found = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM nodes WHERE id = ?)").bind(id.to_owned());
+        found.fetch_one(&self.0.readers).await.map_err(StoreError::when("look for a node"))
     }
 
     async fn marker(&self) -> Result<Held, StoreError> {

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 use tokio::time::Instant;
 
 use super::super::error::{NOT_A_DATABASE, result_code};
-use super::{PATIENCE, connection};
+use super::{PATIENCE, connection, reading};
+use crate::store::row;
 use crate::store::{OpenOptions, Random, StoreError};
 
 /// Marks a file as ours: `MGW1` in ASCII, where SQLite keeps the number of the application that a file belongs to.
@@ -20,6 +21,45 @@ const APPLICATION: i32 = 0x4d47_5731;
 
 /// The schema, step by step. A step that was released is never changed: the next one changes what it made.
 const MIGRATIONS: [(&str, &str); 1] = [("keys, accounts and audit", include_str!("../migrations/0001_keys_accounts_and_audit.sql"))];
+
+/// What is to be found where a store should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Examined {
+    /// A store with the schema of this program.
+    Store { keys: u64, revision: u64 },
+    /// A store with an older schema, which is brought up to date when it is opened.
+    Older { schema: i64 },
+}
+
+/// Looks at a store, and through the whole of it for damage, without changing anything: its schema stays as it is.
+///
+/// # Errors
+/// Those of opening a store that must be there; [`StoreError::Damaged`] with what SQLite finds.
+pub async fn examine(path: &Path) -> Result<Examined, StoreError> {
+    prepare(path, OpenOptions { create: false })?;
+    let mut connection = connect(reading(path), path).await?;
+    let examined = examine_over(&mut connection, path).await;
+    connection.close().await.map_err(StoreError::when("close the store"))?;
+    examined
+}
+
+async fn examine_over(connection: &mut SqliteConnection, path: &Path) -> Result<Examined, StoreError> {
+    let schema = schema(connection, path).await?;
+    if schema == 0 {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    let found = sqlx::query_scalar::<_, String>("PRAGMA quick_check(1)").fetch_one(&mut *connection).await;
+    let found = found.map_err(StoreError::when("look through the store"))?;
+    if found != "ok" {
+        return Err(StoreError::Damaged { what: "the database file".to_owned(), problem: found });
+    }
+    if schema < newest() {
+        return Ok(Examined::Older { schema });
+    }
+    let counts = "SELECT (SELECT coalesce(max(number), 0) FROM keys) AS keys, (SELECT coalesce(max(revision), 0) FROM changes) AS revision";
+    let counts = sqlx::query(counts).fetch_one(connection).await.map_err(StoreError::when("count the keys"))?;
+    Ok(Examined::Store { keys: row::count(&counts, "keys")?, revision: row::count(&counts, "revision")? })
+}
 
 /// Makes the folder and an empty file where they are missing and may be made.
 pub(super) fn prepare(path: &Path, options: OpenOptions) -> Result<(), StoreError> {
@@ -41,20 +81,27 @@ pub(super) fn prepare(path: &Path, options: OpenOptions) -> Result<(), StoreErro
     }
 }
 
-/// Makes sure that the file is ours, with the schema of this program and an epoch.
-pub(super) async fn bring_up_to_date(path: &Path, random: &Random) -> Result<(), StoreError> {
-    let unreadable = |error: sqlx::Error| match &error {
+/// Makes sure that the file is ours, with the schema of this program and an epoch. An empty file is no store yet.
+pub(super) async fn bring_up_to_date(path: &Path, options: OpenOptions, random: &Random) -> Result<(), StoreError> {
+    let mut connection = connect(connection(path), path).await?;
+    match schema(&mut connection, path).await? {
+        0 if !options.create => return Err(StoreError::Missing { path: path.to_owned() }),
+        found if found < newest() => {
+            use_write_ahead_log(&mut connection).await?;
+            upgrade(&mut connection, path, random).await?;
+        }
+        _ => {}
+    }
+    connection.close().await.map_err(StoreError::when("open the store"))
+}
+
+async fn connect(options: SqliteConnectOptions, path: &Path) -> Result<SqliteConnection, StoreError> {
+    options.connect().await.map_err(|error| match &error {
         sqlx::Error::Database(database) if result_code(&**database) == Some(NOT_A_DATABASE) => {
             StoreError::Foreign { path: path.to_owned() }
         }
         _ => StoreError::when("open the store")(error),
-    };
-    let mut connection = connection(path).connect().await.map_err(unreadable)?;
-    if schema(&mut connection, path).await? < newest() {
-        use_write_ahead_log(&mut connection).await?;
-        upgrade(&mut connection, path, random).await?;
-    }
-    connection.close().await.map_err(StoreError::when("open the store"))
+    })
 }
 
 /// The number of the newest migration that the file has seen; 0 if it is empty.

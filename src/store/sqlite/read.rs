@@ -9,13 +9,16 @@ use crate::access::secret::Digest;
 use crate::index::IndexChange;
 use crate::store::audit::{Chain, Entry};
 use crate::store::row::{self, AccountRow, KeyRow, number};
-use crate::store::{Epoch, KeyQuery, Loaded, Position, StoreError};
+use crate::store::{Epoch, KeyQuery, Loaded, Position, Stamp, Standing, StoreError};
 
 /// Rows read at a time where everything is read: enough to make the trip to the database's thread cheap.
 const PAGE: i64 = 4096;
 
-const POSITION: &str = "SELECT (SELECT epoch FROM epochs ORDER BY number DESC LIMIT 1) AS epoch, \
-                               (SELECT coalesce(max(revision), 0) FROM changes) AS revision";
+/// One statement, so that all is of one moment: a row for each epoch, with the rest beside each. `?` is a revision.
+const STANDING: &str = "SELECT epoch, coalesce(newest.revision, 0) AS revision, newest.stamp AS stamp, \
+                               (SELECT stamp FROM changes WHERE revision = ?) AS asked \
+                        FROM epochs LEFT JOIN (SELECT revision, stamp FROM changes ORDER BY revision DESC LIMIT 1) AS newest \
+                        ORDER BY number";
 
 impl Store {
     /// The current epoch and the newest revision.
@@ -23,14 +26,18 @@ impl Store {
     /// # Errors
     /// A store that does not answer, or is damaged; so for everything below.
     pub async fn position(&self) -> Result<Position, StoreError> {
-        let row = sqlx::query(POSITION).fetch_one(&self.0.readers).await;
-        position_of(&row.map_err(StoreError::when("read the newest revision"))?)
+        Ok(self.standing(0).await?.position)
+    }
+
+    /// Where the store stands, and what it knows of a revision that somebody else knows.
+    pub async fn standing(&self, revision: u64) -> Result<Standing, StoreError> {
+        let rows = sqlx::query(STANDING).bind(number(revision)).fetch_all(&self.0.readers).await;
+        standing_of(&rows.map_err(StoreError::when("read the newest revision"))?, revision)
     }
 
     /// All epochs, the oldest first; the last one is current.
     pub async fn lineage(&self) -> Result<Vec<Epoch>, StoreError> {
-        let rows = sqlx::query("SELECT epoch FROM epochs ORDER BY number").fetch_all(&self.0.readers).await;
-        rows.map_err(StoreError::when("read the epochs"))?.iter().map(row::epoch).collect()
+        Ok(self.standing(0).await?.lineage)
     }
 
     /// The number of keys, tombstones included.
@@ -62,28 +69,32 @@ impl Store {
         Ok(moment.end().await?)
     }
 
-    /// What the revisions behind `revision` touched, as it is now, in their order and without a gap; at most `limit` of them.
+    /// What the revisions behind `known` touched, as it is now, in their order and without a gap, each with where it leads to; at
+    /// most `limit` of them. They are read together with the revision of `known` itself: what another copy of the store holds
+    /// behind that number is never handed out.
     ///
     /// # Errors
-    /// [`StoreError::Gap`] if the log of changes does not reach back so far.
-    pub async fn changes_after(&self, revision: u64, limit: u32) -> Result<Vec<(u64, IndexChange)>, StoreError> {
+    /// [`StoreError::OtherHistory`] if the revision of `known` is not there, or is another one; [`StoreError::Gap`] if the log of
+    /// changes does not reach back so far.
+    pub async fn changes_after(&self, known: Position, limit: u32) -> Result<Vec<(Position, IndexChange)>, StoreError> {
         let rows = sqlx::query(
-            "SELECT changes.revision AS change, kind, accounts.suspended, coalesce(keys.id, accounts.id, x'') AS id, digest, account, \
+            "SELECT changes.revision AS change, stamp, kind, accounts.suspended, coalesce(keys.id, accounts.id, x'') AS id, digest, account, \
                     environment, state, expires_at, permissions, ip_enabled, ip_allowed \
              FROM changes \
              LEFT JOIN keys ON changes.kind = 'key' AND keys.id = changes.subject \
              LEFT JOIN accounts ON changes.kind = 'account' AND accounts.id = changes.subject \
-             WHERE changes.revision > ? ORDER BY changes.revision LIMIT ?",
+             WHERE changes.revision >= ? ORDER BY changes.revision LIMIT ?",
         );
-        let rows = rows.bind(number(revision)).bind(limit).fetch_all(&self.0.readers).await;
+        let rows = rows.bind(number(known.revision)).bind(i64::from(limit) + 1).fetch_all(&self.0.readers).await;
         let rows = rows.map_err(StoreError::when("read what changed"))?;
-        let mut changes = Vec::with_capacity(rows.len());
-        for (row, due) in rows.iter().zip(revision + 1..) {
-            let found = row::count(row, "change")?;
-            if found != due {
-                return Err(StoreError::Gap { asked: revision, oldest: found });
+        let behind = rows_behind(known, &rows)?;
+        let mut changes = Vec::with_capacity(behind.len());
+        for (row, due) in behind.iter().take(limit as usize).zip(known.revision + 1..) {
+            let reached = reached(row, known.epoch)?;
+            if reached.revision != due {
+                return Err(StoreError::Gap { asked: known.revision, oldest: reached.revision });
             }
-            changes.push((found, row::change(row)?));
+            changes.push((reached, row::change(row)?));
         }
         Ok(changes)
     }
@@ -133,8 +144,34 @@ impl Store {
     }
 }
 
-pub(super) fn position_of(row: &SqliteRow) -> Result<Position, StoreError> {
-    Ok(Position { epoch: row::epoch(row)?, revision: row::count(row, "revision")? })
+fn standing_of(rows: &[SqliteRow], asked: u64) -> Result<Standing, StoreError> {
+    let without_epochs = || StoreError::Damaged { what: "its epochs".to_owned(), problem: "there is none".to_owned() };
+    let current = rows.last().ok_or_else(without_epochs)?;
+    let position = Position {
+        epoch: row::epoch(current)?,
+        revision: row::count(current, "revision")?,
+        stamp: row::stamp(current, "stamp")?.unwrap_or(Stamp::BEGINNING),
+    };
+    let stamp = if asked == 0 { Some(Stamp::BEGINNING) } else { row::stamp(current, "asked")? };
+    Ok(Standing { position, lineage: rows.iter().map(row::epoch).collect::<Result<_, _>>()?, stamp })
+}
+
+/// The rows of the log of changes behind that of `known`, which must be the first of them; nothing has a row of its own.
+fn rows_behind(known: Position, rows: &[SqliteRow]) -> Result<&[SqliteRow], StoreError> {
+    if known.revision == 0 {
+        return Ok(rows);
+    }
+    let other = StoreError::OtherHistory { revision: known.revision };
+    let Some((first, behind)) = rows.split_first() else { return Err(other) };
+    match reached(first, known.epoch)? {
+        first if first == known => Ok(behind),
+        first if first.revision == known.revision => Err(other),
+        first => Err(StoreError::Gap { asked: known.revision, oldest: first.revision }),
+    }
+}
+
+fn reached(row: &SqliteRow, epoch: Epoch) -> Result<Position, StoreError> {
+    Ok(Position { epoch, revision: row::count(row, "change")?, stamp: row::stamp(row, "stamp")?.unwrap_or(Stamp::BEGINNING) })
 }
 
 pub(super) async fn find_key(connection: &mut SqliteConnection, id: KeyId) -> Result<Option<KeyRow>, StoreError> {
@@ -216,8 +253,8 @@ impl Moment {
     }
 
     async fn position(&mut self) -> Result<Position, StoreError> {
-        let row = sqlx::query(POSITION).fetch_one(&mut self.0).await;
-        position_of(&row.map_err(StoreError::when("read the newest revision"))?)
+        let rows = sqlx::query(STANDING).bind(0_i64).fetch_all(&mut self.0).await;
+        Ok(standing_of(&rows.map_err(StoreError::when("read the newest revision"))?, 0)?.position)
     }
 
     /// Shows every row of a table, in the order in which they were inserted.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{ConnectOptions, Connection};
 
 use super::{Store, reading};
 use crate::store::StoreError;
@@ -40,6 +40,12 @@ impl Watch {
         let changed = version != self.version;
         self.version = version;
         Ok(changed)
+    }
+
+    /// Closes it, for a clean stop: the last connection that is closed removes the log beside the store.
+    pub async fn close(self) {
+        // Nothing is lost if this fails.
+        let _ = self.connection.close().await;
     }
 }
 

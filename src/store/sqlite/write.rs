@@ -124,11 +124,21 @@ impl Write {
         self.execute_on_one(update, "suspend an account", "account", &id).await
     }
 
-    /// Begins a new epoch: nodes that know another history of this store load everything anew.
-    pub async fn begin_epoch(&mut self, epoch: Epoch) -> Result<(), StoreError> {
+    /// Begins a new epoch: nodes that know another history of this store load everything anew. For that, the epochs of whatever
+    /// nodes on the list have in service go into the lineage before it, and so do those `known` otherwise.
+    pub async fn begin_epoch(&mut self, epoch: Epoch, known: &[Epoch]) -> Result<(), StoreError> {
+        let begin = StoreError::when;
+        let listed = "INSERT OR IGNORE INTO epochs (epoch, revision) SELECT DISTINCT epoch, ? FROM nodes WHERE epoch IS NOT NULL";
+        let revision = number(self.revision);
+        sqlx::query(listed).bind(revision).execute(self.connection()).await.map_err(begin("settle the epochs of nodes"))?;
+        for known in known {
+            let insert = sqlx::query("INSERT OR IGNORE INTO epochs (epoch, revision) VALUES (?, ?)");
+            let insert = insert.bind(known.to_bytes().to_vec()).bind(revision);
+            insert.execute(self.connection()).await.map_err(begin("settle an epoch"))?;
+        }
         let insert = sqlx::query("INSERT INTO epochs (epoch, revision) VALUES (?, ?)");
-        let insert = insert.bind(epoch.to_bytes().to_vec()).bind(number(self.revision));
-        insert.execute(self.connection()).await.map(drop).map_err(StoreError::when("begin an epoch"))
+        let insert = insert.bind(epoch.to_bytes().to_vec()).bind(revision);
+        insert.execute(self.connection()).await.map(drop).map_err(begin("begin an epoch"))
     }
 
     /// Takes a node off the list, as part of a change that is in the audit log.

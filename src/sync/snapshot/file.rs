@@ -14,6 +14,7 @@ use super::write::{Ending, WriteError, write};
 use super::{Facts, Fault, SnapshotError, read, show};
 use crate::access::time::Timestamp;
 use crate::index::{IndexReader, Load};
+use crate::store::Epoch;
 
 const HEARD_MAGIC: [u8; 8] = *b"\x89MARTIH\n";
 
@@ -58,6 +59,11 @@ impl SnapshotFile {
     pub fn facts(&self) -> (Option<Facts>, Vec<Fault>) {
         let (found, faults) = self.newest(show);
         (found.map(|(facts, _)| self.with_moment(facts)), faults)
+    }
+
+    /// The epochs that the generations with a good header are of.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        [self.path.clone(), self.older()].iter().filter_map(|path| show(path).ok()).map(|facts| facts.position.epoch).collect()
     }
 
     /// Whether there is any generation, usable or not.

@@ -1,7 +1,7 @@
 //! The bytes of a snapshot: what stands where, and how a record is written and read. No files and no threads.
 //!
 //! ```text
-//! header   magic 8 · format 4 · epoch 16 · revision 8 · heard_at 8 · keys 8 · accounts 8 · length of the body 8 · CRC-32 of these 4
+//! header   magic 8 · format 4 · epoch 16 · revision 8 · stamp 8 · heard_at 8 · keys 8 · accounts 8 · length of the body 8 · CRC-32 of these 4
 //! body     blocks: kind 1 · length 4 · records. Of several records of one digest the last counts
 //! trailer  BLAKE3 of the body and then the header, 32
 //! ```
@@ -17,13 +17,13 @@ use crate::access::permission::{PermissionName, Permissions};
 use crate::access::secret::Digest;
 use crate::access::time::Timestamp;
 use crate::index::{IndexedAccount, IndexedKey};
-use crate::store::Epoch;
+use crate::store::{Epoch, Position, Stamp};
 
 /// The only format so far.
 pub(super) const FORMAT: u32 = 1;
 /// Begins with a byte that no text begins with and ends in the one that a transfer as text would change.
 pub(super) const MAGIC: [u8; 8] = *b"\x89MARTIS\n";
-pub(super) const HEADER: usize = 72;
+pub(super) const HEADER: usize = 80;
 pub(super) const TRAILER: usize = blake3::OUT_LEN;
 pub(super) const BLOCK_HEAD: usize = 5;
 /// A key without narrowing: digest, id, account, expiry, flags.
@@ -40,8 +40,7 @@ const KNOWN: u8 = SANDBOX | PAUSED | REVOKED | EXPIRES | LISTED | RESTRICTED;
 /// The beginning of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    pub(super) epoch: Epoch,
-    pub(super) revision: u64,
+    pub(super) position: Position,
     pub(super) heard_at: Timestamp,
     /// Different digests; the body may hold more records than that.
     pub(super) keys: u64,
@@ -55,8 +54,9 @@ impl Header {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&self.epoch.to_bytes());
-        bytes.extend_from_slice(&self.revision.to_le_bytes());
+        bytes.extend_from_slice(&self.position.epoch.to_bytes());
+        bytes.extend_from_slice(&self.position.revision.to_le_bytes());
+        bytes.extend_from_slice(&self.position.stamp.to_bytes());
         bytes.extend_from_slice(&self.heard_at.millis().to_le_bytes());
         for number in [self.keys, self.accounts, self.body] {
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -221,9 +221,10 @@ impl<'a> Fields<'a> {
     fn header(&mut self, whole: &[u8; HEADER]) -> Option<Header> {
         let epoch = Epoch::from_bytes(self.take()?);
         let revision = u64::from_le_bytes(self.take()?);
+        let position = Position { epoch, revision, stamp: Stamp::from_bytes(self.take()?) };
         let heard_at = moment(i64::from_le_bytes(self.take()?))?;
         let mut number = || self.take().map(u64::from_le_bytes);
-        let header = Header { epoch, revision, heard_at, keys: number()?, accounts: number()?, body: number()? };
+        let header = Header { position, heard_at, keys: number()?, accounts: number()?, body: number()? };
         (header.to_bytes() == *whole).then_some(header)
     }
 

@@ -21,14 +21,13 @@ pub use read::{read, show};
 pub use write::{Ending, WriteError};
 
 use crate::access::time::Timestamp;
-use crate::store::Epoch;
+use crate::store::Position;
 
 /// What a snapshot says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
     pub format: u32,
-    pub epoch: Epoch,
-    pub revision: u64,
+    pub position: Position,
     /// When the store was last known to have no newer revision than this.
     pub heard_at: Timestamp,
     /// Tombstones included.

@@ -127,8 +127,8 @@ impl Opened {
     }
 
     fn facts(&self, checksum: blake3::Hash) -> Facts {
-        let Header { epoch, revision, heard_at, keys, accounts, .. } = self.header;
-        Facts { format: FORMAT, epoch, revision, heard_at, keys, suspended_accounts: accounts, length: self.length, checksum }
+        let Header { position, heard_at, keys, accounts, .. } = self.header;
+        Facts { format: FORMAT, position, heard_at, keys, suspended_accounts: accounts, length: self.length, checksum }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::access::key::{AccountId, Environment, KeyId, LifeState};
 use crate::access::permission::{PermissionName, Permissions};
 use crate::access::secret::Digest;
 use crate::index::{IndexChange, IndexReader, IndexWriter, IndexedAccount, IndexedKey, Load, new_index};
+use crate::store::{Epoch, Stamp};
 
 const EPOCH: Epoch = Epoch::from_bytes([9; 16]);
 const HEARD: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -102,8 +103,12 @@ fn in_service((keys, accounts): &Content, revision: u64) -> (IndexWriter, IndexR
     (writer, reader)
 }
 
+fn at(revision: u64) -> Position {
+    Position { epoch: EPOCH, revision, stamp: Stamp::from_bytes([5; 8]) }
+}
+
 fn ending(writer: &IndexWriter, changes: Vec<IndexChange>) -> Ending {
-    Ending::of(writer, EPOCH, changes).unwrap()
+    Ending::of(writer, at(writer.reader().revision()), changes).unwrap()
 }
 
 fn content_of(load: Load) -> Content {
@@ -136,7 +141,7 @@ fn what_was_written_is_read_with_its_facts() {
     let written = place.write(&a_few_keys(), 7);
     let (facts, load) = read(place.file.path()).unwrap();
     assert_eq!(facts, written);
-    assert_eq!((facts.epoch, facts.revision, facts.heard_at, facts.keys, facts.suspended_accounts), (EPOCH, 7, HEARD, 4, 3));
+    assert_eq!((facts.position, facts.heard_at, facts.keys, facts.suspended_accounts), (at(7), HEARD, 4, 3));
     assert_eq!(facts.length, fs::metadata(place.file.path()).unwrap().len());
     assert_eq!(show(place.file.path()).unwrap(), facts);
     assert_eq!(content_of(load), sorted(&a_few_keys()));
@@ -192,15 +197,15 @@ fn each_part_of_the_file_is_refused_with_its_own_reason() {
         assert!(matches!(flipped(in_magic), SnapshotError::Foreign));
     }
     assert!(matches!(flipped(11), SnapshotError::NewerFormat { known: 1, .. }));
-    // Epoch, revision, moment, keys, accounts, length, check: the first and the last byte of each.
-    for (first, last) in [(12, 27), (28, 35), (36, 43), (44, 51), (52, 59), (60, 67), (68, 71)] {
+    // Epoch, revision, stamp, moment, keys, accounts, length, check: the first and the last byte of each.
+    for (first, last) in [(12, 27), (28, 35), (36, 43), (44, 51), (52, 59), (60, 67), (68, 75), (76, 79)] {
         assert!(matches!(flipped(first), SnapshotError::Header), "{first}");
         assert!(matches!(flipped(last), SnapshotError::Header), "{last}");
     }
     // The kind and the length of the first block; flags that mean nothing.
     let first_flags = HEADER + BLOCK_HEAD + KEY - 1;
     for in_frame in [HEADER, HEADER + BLOCK_HEAD - 1, first_flags] {
-        assert!(matches!(flipped(in_frame), SnapshotError::Body { at: 72, .. }), "{in_frame}");
+        assert!(matches!(flipped(in_frame), SnapshotError::Body { at: 80, .. }), "{in_frame}");
     }
     // A byte of a digest in the first record, of an account's id in the last, and of the checksum itself.
     for at in [HEADER + BLOCK_HEAD, end - TRAILER - 2, end - TRAILER, end - 1] {
@@ -264,16 +269,16 @@ fn a_newer_format_is_named_and_not_guessed_at() {
 #[test]
 fn counts_that_do_not_fit_are_refused_even_with_good_checks() {
     let (place, bytes) = Place::written();
-    assert!(matches!(place.refusal(&forged(&bytes, 44, &3_u64.to_le_bytes())), SnapshotError::Count { of: "keys", expected: 3, found: 4 }));
+    assert!(matches!(place.refusal(&forged(&bytes, 52, &3_u64.to_le_bytes())), SnapshotError::Count { of: "keys", expected: 3, found: 4 }));
     assert!(matches!(
-        place.refusal(&forged(&bytes, 52, &4_u64.to_le_bytes())),
+        place.refusal(&forged(&bytes, 60, &4_u64.to_le_bytes())),
         SnapshotError::Count { of: "accounts", expected: 4, found: 3 }
     ));
     // More than could stand in the body: no memory is asked for.
     for absurd in [1 << 20, u64::MAX] {
-        assert!(matches!(place.refusal(&forged(&bytes, 44, &absurd.to_le_bytes())), SnapshotError::Header));
+        assert!(matches!(place.refusal(&forged(&bytes, 52, &absurd.to_le_bytes())), SnapshotError::Header));
     }
-    assert!(matches!(place.refusal(&forged(&bytes, 60, &u64::MAX.to_le_bytes())), SnapshotError::Header));
+    assert!(matches!(place.refusal(&forged(&bytes, 68, &u64::MAX.to_le_bytes())), SnapshotError::Header));
 }
 
 #[test]
@@ -310,7 +315,7 @@ fn what_changes_while_it_is_copied_is_in_it_as_it_was_at_the_end() {
         numbers.take(500).for_each(&mut change);
         answer.send(ending(&writer, changes)).unwrap();
         let facts = writing.join().unwrap().unwrap();
-        assert_eq!((facts.revision, facts.keys), (reader.revision(), reader.len() as u64));
+        assert_eq!((facts.position.revision, facts.keys), (reader.revision(), reader.len() as u64));
     });
     assert_eq!(content_of(read(place.file.path()).unwrap().1), content(&writer));
 }
@@ -330,15 +335,15 @@ fn the_generation_before_is_kept_and_used_when_the_newest_is_spoilt() {
     for revision in 1..=3 {
         place.write(&a_few_keys(), revision);
     }
-    assert_eq!(show(&place.file.older()).unwrap().revision, 2);
+    assert_eq!(show(&place.file.older()).unwrap().position.revision, 2);
     let found = place.file.find().0.unwrap();
-    assert_eq!((found.facts.revision, found.generation), (3, Generation::Newest));
+    assert_eq!((found.facts.position.revision, found.generation), (3, Generation::Newest));
 
     let mut spoilt = fs::read(place.file.path()).unwrap();
     spoilt[100] ^= 1;
     fs::write(place.file.path(), spoilt).unwrap();
     let (found, faults) = place.file.find();
-    assert_eq!(found.map(|found| (found.facts.revision, found.generation)), Some((2, Generation::Older)));
+    assert_eq!(found.map(|found| (found.facts.position.revision, found.generation)), Some((2, Generation::Older)));
     assert!(matches!(&faults[..], [Fault { path, source: SnapshotError::Checksum }] if path == place.file.path()));
 
     fs::write(place.file.older(), "").unwrap();
@@ -357,7 +362,7 @@ fn a_missing_newest_is_reported_only_if_there_is_an_older_one() {
     assert_eq!(found.unwrap().generation, Generation::Older);
     assert!(matches!(faults[0].source, SnapshotError::Missing));
     let (facts, faults) = place.file.facts();
-    assert_eq!((facts.map(|facts| facts.revision), faults.len()), (Some(1), 1));
+    assert_eq!((facts.map(|facts| facts.position.revision), faults.len()), (Some(1), 1));
 }
 
 #[test]
@@ -367,8 +372,8 @@ fn a_spoilt_newest_does_not_push_out_the_older_one() {
     place.write(&a_few_keys(), 2);
     fs::write(place.file.path(), "spoilt").unwrap();
     place.write(&a_few_keys(), 3);
-    assert_eq!(show(place.file.path()).unwrap().revision, 3);
-    assert_eq!(show(&place.file.older()).unwrap().revision, 1);
+    assert_eq!(show(place.file.path()).unwrap().position.revision, 3);
+    assert_eq!(show(&place.file.older()).unwrap().position.revision, 1);
 }
 
 #[test]
@@ -380,8 +385,8 @@ fn what_a_killed_writer_left_behind_is_in_nobodys_way() {
     fs::hard_link(place.file.path(), place.file.older()).unwrap();
     place.write(&a_few_keys(), 8);
     assert_eq!(names_in(folder), ["keys.snapshot", "keys.snapshot.1"]);
-    assert_eq!(show(place.file.path()).unwrap().revision, 8);
-    assert_eq!(show(&place.file.older()).unwrap().revision, 7);
+    assert_eq!(show(place.file.path()).unwrap().position.revision, 8);
+    assert_eq!(show(&place.file.older()).unwrap().position.revision, 7);
 }
 
 #[test]
@@ -461,7 +466,7 @@ proptest! {
     fn any_content_is_read_as_it_was_written(keys in prop::collection::vec(any_key(), 0..40), suspended: Vec<(u8, bool)>, revision: u64) {
         let content: Content = (keys, suspended.into_iter().map(|(number, suspended)| account(number, suspended)).collect());
         let place = Place::new();
-        prop_assert_eq!(place.write(&content, revision).revision, revision);
+        prop_assert_eq!(place.write(&content, revision).position.revision, revision);
         prop_assert_eq!(content_of(read(place.file.path()).unwrap().1), sorted(&content));
     }
 

@@ -14,18 +14,18 @@ use super::Facts;
 use super::format::{BLOCK_HEAD, FORMAT, HEADER, Header, KEY, Kind, TRAILER, put_account, put_key};
 use crate::access::time::Timestamp;
 use crate::index::{IndexChange, IndexReader, IndexWriter, IndexedAccount};
-use crate::store::Epoch;
+use crate::store::Position;
 
 /// Records are gathered up to this many bytes; a block is longer by a record at most.
 const BLOCK: usize = 256 << 10;
 /// 16 MiB.
 const BLOCKS_AHEAD: usize = 64;
 
-/// What is known only once the keys have been copied; all of it at one moment, at which the index stood at `revision`.
+/// What is known only once the keys have been copied; all of it at one moment.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    pub epoch: Epoch,
-    pub revision: u64,
+    /// Where the index stood.
+    pub position: Position,
     pub heard_at: Timestamp,
     /// The number of keys in the index.
     pub keys: u64,
@@ -36,12 +36,11 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Of an index as it is; none if it is not in service. Whoever holds the write side changes nothing meanwhile.
-    pub fn of(index: &IndexWriter, epoch: Epoch, changes: Vec<IndexChange>) -> Option<Self> {
+    /// Of an index as it is, at `position`; none if it is not in service. Whoever holds the write side changes nothing meanwhile.
+    pub fn of(index: &IndexWriter, position: Position, changes: Vec<IndexChange>) -> Option<Self> {
         let reader = index.reader();
         Some(Self {
-            epoch,
-            revision: reader.revision(),
+            position,
             heard_at: reader.heard_at()?,
             keys: reader.len() as u64,
             accounts: index.suspended().into_iter().map(|id| IndexedAccount { id, suspended: true }).collect(),
@@ -148,14 +147,14 @@ impl Out {
     }
 
     fn finish(mut self, ending: &Ending) -> Result<Facts, WriteError> {
-        let &Ending { epoch, revision, heard_at, keys, .. } = ending;
-        let header = Header { epoch, revision, heard_at, keys, accounts: ending.accounts.len() as u64, body: self.body };
+        let &Ending { position, heard_at, keys, .. } = ending;
+        let header = Header { position, heard_at, keys, accounts: ending.accounts.len() as u64, body: self.body };
         let checksum = self.hasher.update(&header.to_bytes()).finalize();
         self.file.write_all(checksum.as_bytes())?;
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&header.to_bytes())?;
         self.file.sync_all()?;
         let length = (HEADER + TRAILER) as u64 + self.body;
-        Ok(Facts { format: FORMAT, epoch, revision, heard_at, keys, suspended_accounts: header.accounts, length, checksum })
+        Ok(Facts { format: FORMAT, position, heard_at, keys, suspended_accounts: header.accounts, length, checksum })
     }
 }
