@@ -95,6 +95,8 @@ struct Connection {
     /// Whether something was committed that has not been looked at.
     behind: bool,
     asked: Timer,
+    /// Whether it was told of this node since it was connected to, or since it turned out to be another one.
+    told: bool,
     /// Whether it was judged to be the truth.
     accepted: bool,
 }
@@ -204,7 +206,7 @@ impl Follower {
         let store = self.open().await?;
         // If even that fails, it is looked at from the beginning: the file may be gone, or another.
         let watch = answer(store.watch()).await.inspect_err(|_| self.let_go())?;
-        Ok(Connection { store, watch, behind: true, asked: Timer::now(), accepted: false })
+        Ok(Connection { store, watch, behind: true, asked: Timer::now(), told: false, accepted: false })
     }
 
     /// Whoever would still write to a file that was moved away would write into nothing.
@@ -256,10 +258,15 @@ impl Follower {
         let verdict = self.verdict(store).await?;
         // Before anything is read for good: whoever commits from now on waits for this node, too. Also where it refuses what is
         // committed: it goes on by what it knew, and people have to be told.
-        if self.in_service() && !matches!(verdict, Verdict::Refuse(_)) {
+        let refused = matches!(verdict, Verdict::Refuse(_));
+        if self.in_service() && !refused {
             self.node.heard(now.wall);
         }
-        let listing = if answer(self.node.is_listed(store)).await? { Ok(()) } else { self.list(store).await };
+        // A store that turned into another one may hold an old mark of this node, or none.
+        let turned = connection.accepted == refused;
+        let known = connection.told && !turned && answer(self.node.is_listed(store)).await?;
+        let listing = if known { Ok(()) } else { self.list(store).await };
+        connection.told = listing.is_ok();
         let reached = match verdict {
             Verdict::Refuse(refusal) => {
                 (connection.accepted, connection.behind) = (false, false);
@@ -278,9 +285,9 @@ impl Follower {
 
     /// Puts this node on the store's list. If that fails, the marks that follow may yet do it.
     async fn list(&self, store: &Store) -> Result<(), StoreError> {
-        let listed = self.node.tell_now(store, self.in_service_at()).await;
-        self.published.listing.send_replace(Some(store.clone()));
-        listed
+        let told = self.node.tell_now(store, self.in_service_at()).await;
+        self.published.listing.send_if_modified(|listing| listing.replace(store.clone()).is_none());
+        told
     }
 
     async fn verdict(&self, store: &Store) -> Result<Verdict, Trouble> {
