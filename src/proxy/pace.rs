@@ -96,21 +96,22 @@ mod tests {
 
     const IDLE: Option<Duration> = Some(Duration::from_secs(60));
     const HEAD: Option<Duration> = Some(Duration::from_secs(10));
+    const LONG: Duration = Duration::from_secs(20);
 
-    /// After how long one thing is ended; none if it was not within 200 milliseconds. Real clocks, short times.
-    async fn ends_after(idle: u64, head: u64, doing: Activity) -> Option<Duration> {
+    /// After how long one thing is ended; none if it was not within `patience`. Real clocks, short times.
+    async fn ends_after(idle: u64, head: u64, doing: Activity, patience: Duration) -> Option<Duration> {
         let (idle, head) = (Some(Duration::from_millis(idle)), Some(Duration::from_millis(head)));
         let mut pace = Pace::new(idle, head, Clock::of_the_machine());
         let start = Instant::now();
         let end = poll_fn(|context| pace.poll(doing, 0, context));
-        tokio::time::timeout(Duration::from_millis(200), end).await.ok().map(|_| start.elapsed())
+        tokio::time::timeout(patience, end).await.ok().map(|_| start.elapsed())
     }
 
     #[tokio::test]
     async fn each_activity_has_its_own_patience_and_a_request_none() {
-        assert!(ends_after(20, 10_000, Activity::Idle).await.is_some_and(|after| after >= Duration::from_millis(20)));
-        assert!(ends_after(10_000, 20, Activity::Head).await.is_some_and(|after| after >= Duration::from_millis(20)));
-        assert!(ends_after(10, 10, Activity::Busy).await.is_none());
+        assert!(ends_after(20, 60_000, Activity::Idle, LONG).await.is_some_and(|after| after >= Duration::from_millis(20)));
+        assert!(ends_after(60_000, 20, Activity::Head, LONG).await.is_some_and(|after| after >= Duration::from_millis(20)));
+        assert!(ends_after(10, 10, Activity::Busy, Duration::from_millis(100)).await.is_none());
     }
 
     #[tokio::test]
@@ -131,10 +132,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_came_and_went_between_two_looks_begins_the_patience_anew() {
-        let mut pace = Pace::new(Some(Duration::from_millis(40)), HEAD, Clock::of_the_machine());
-        for turn in 0..6 {
+        // Two seconds in all, and never near them at once, however busy the machine is.
+        let mut pace = Pace::new(Some(Duration::from_secs(2)), HEAD, Clock::of_the_machine());
+        for turn in 0..12 {
             let idle = poll_fn(|context| pace.poll(Activity::Idle, turn, context));
-            assert!(tokio::time::timeout(Duration::from_millis(15), idle).await.is_err());
+            assert!(tokio::time::timeout(Duration::from_millis(200), idle).await.is_err());
         }
     }
 }

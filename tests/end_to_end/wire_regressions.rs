@@ -75,10 +75,10 @@ async fn the_cookies_of_an_http2_request_are_one_field_to_an_http1_upstream() {
 #[tokio::test]
 async fn a_connection_with_requests_on_it_is_not_idle_however_quickly_they_are_refused() {
     let upstream = TestUpstream::echo().await;
-    let gateway = Setup::before(upstream.address).limit("idle_timeout", "400ms").start().await;
+    let gateway = Setup::before(upstream.address).limit("idle_timeout", "2s").start().await;
     let mut client = Http1::connect(gateway.address).await;
     let began = std::time::Instant::now();
-    while began.elapsed() < Duration::from_millis(1_500) {
+    while began.elapsed() < Duration::from_millis(3_000) {
         client.ask(&Request::get("/")).await.refused("missing_api_key");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
