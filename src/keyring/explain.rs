@@ -19,7 +19,7 @@ use crate::access::denial::Denial;
 use crate::access::key::{AccountId, Environment, KeyId, LifeState};
 use crate::access::path;
 use crate::access::permission::Permissions;
-use crate::access::secret::{Digest, PresentedSecret};
+use crate::access::secret::{Digest, PresentedSecret, hide_secrets};
 use crate::access::time::Timestamp;
 use crate::gate::{Gate, Head, HeadRule, HeadWitness, Refused};
 use crate::index::{IndexReader, IndexWriter, new_index};
@@ -301,7 +301,8 @@ impl Case<'_> {
             status: None,
             detail: String::new(),
             method: self.question.method.to_string(),
-            url: self.question.url.text.clone(),
+            // People paste what a log or a client shows them.
+            url: hide_secrets(&self.question.url.text).into_owned(),
             client_address: self.question.from.known(),
             environment: None,
             upstream: None,

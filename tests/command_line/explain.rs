@@ -130,6 +130,19 @@ fn a_key_that_has_expired_is_told_with_the_moment() {
 }
 
 #[test]
+fn a_secret_that_stands_in_the_url_is_shown_as_its_hint() {
+    let case = Case::of_a_key(&["production"]);
+    let secret = text(&case.key, "secret");
+    let url = format!("{CHARGES}/{secret}?key={secret}");
+    let arguments = ["explain", "GET", &url, "--from", "192.0.2.7", "--key", text(&case.key, "id")];
+    for form in [&[][..], &["--json"]] {
+        let ran = case.machine.run(&[&arguments[..], form].concat()).done();
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret));
+        assert!(ran.out.contains(text(&case.key, "hint")), "{}", ran.out);
+    }
+}
+
+#[test]
 fn a_secret_is_read_from_standard_input_and_not_repeated() {
     let case = Case::of_a_key(&["production"]);
     let secret = text(&case.key, "secret");
